@@ -1,0 +1,29 @@
+# What one does here; each target is a script in scripts/, where its options are explained.
+
+.PHONY: help dev test lint fmt topics sqlx
+
+help:
+	@echo 'make dev      run everything on this machine; Ctrl-C stops it, the data is kept in .dev/'
+	@echo 'make test     run all tests against servers of their own (ARGS="-p bm-engine" for some)'
+	@echo 'make lint     formatting, clippy, SQL data, layers'
+	@echo 'make fmt      format the code'
+	@echo 'make topics   create missing topics on the configured broker, report what differs'
+	@echo 'make sqlx     renew .sqlx after a change of SQL or of migrations/'
+
+dev:
+	@BM_PARENT=$$PPID exec scripts/dev
+
+test:
+	@exec scripts/test $(ARGS)
+
+lint:
+	@exec scripts/lint
+
+fmt:
+	@cargo fmt --all
+
+topics:
+	@exec scripts/topics $(ARGS)
+
+sqlx:
+	@exec scripts/sqlx-data .sqlx

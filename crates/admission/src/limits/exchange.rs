@@ -1,0 +1,187 @@
+//! What a gateway and Redis tell each other: leases, ended leases, heartbeats, losses.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use super::limiter::Inner;
+use super::pair::Pair;
+use super::script;
+use super::shared::{Grant, LeaseRequest};
+use super::studio::{Studio, lock};
+use super::tiers::Limit;
+use crate::clock::SteadyClock;
+use crate::redis_handle::RedisFailure;
+use crate::unique;
+
+/// How often ended leases are reported and losses are looked for.
+const TICK: Duration = Duration::from_millis(250);
+/// A heartbeat every so many ticks.
+const TICKS_PER_BEAT: u32 = 4;
+/// A gateway not heard of for so long does not count.
+const FORGET_GATEWAY_MS: u64 = 10_000;
+/// How long a gateway keeps within its share after a flush or an outage: three heartbeats, in which
+/// every other gateway that reaches Redis has booked its own count.
+const CONFINED_MS: u64 = 3_000;
+
+impl Inner {
+    /// One call for a studio, its answer entered. False: Redis had lost the counters.
+    pub(super) async fn ask_redis(
+        &self,
+        studio: &Studio,
+        limits: Pair<Limit>,
+        need: Pair<u32>,
+    ) -> Result<bool, RedisFailure> {
+        let sent = self.clock.now();
+        let (ask, generation) = {
+            let mut ledger = self.advanced(studio, limits, sent);
+            let confined = sent < self.confined_until.load(Ordering::Acquire);
+            let ask = ledger.plan(sent, need, self.config.lease_ms, confined);
+            (ask, ledger.generation())
+        };
+        let answer = self.call(studio.key.clone(), ask).await;
+        let now = self.clock.now();
+        match answer {
+            Ok((grant, born)) => {
+                self.observe(now, born);
+                let mut ledger = self.advanced(studio, limits, now);
+                if ledger.generation() != generation {
+                    return Ok(false);
+                }
+                ledger.settle(now, sent, self.config.ttl_ms, &grant);
+                drop(ledger);
+                for (kind, units) in [
+                    ("requests", grant.units.requests),
+                    ("events", grant.units.events),
+                ] {
+                    if units > 0 {
+                        metrics::histogram!("bm_admission_lease_units", "kind" => kind)
+                            .record(units);
+                    }
+                }
+                Ok(true)
+            }
+            Err(failure) => {
+                lock(&studio.ledger).failed();
+                self.outage.store(true, Ordering::Release);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        studio_key: String,
+        ask: LeaseRequest,
+    ) -> Result<(Grant, String), RedisFailure> {
+        let redis = self.redis.as_ref().ok_or(RedisFailure::Down)?;
+        let keys = self.keys.clone();
+        let now = self.config.redis_clock.as_ref().map_or(0, SteadyClock::now);
+        let ttl = self.config.ttl_ms;
+        redis
+            .run("lease", |connection| {
+                script::lease(connection, keys, studio_key, now, ttl, ask, unique::text())
+            })
+            .await
+    }
+
+    /// Takes in which incarnation of Redis has answered.
+    fn observe(&self, now: u64, seen: String) {
+        let mut born = lock(&self.born);
+        let lost = born.as_ref().is_some_and(|born| *born != seen);
+        if lost {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            metrics::counter!("bm_admission_counters_lost_total").increment(1);
+            tracing::warn!("Redis has lost its counters; booking this gateway's own count anew");
+        }
+        let outage = self.outage.swap(false, Ordering::AcqRel);
+        if lost || outage {
+            self.confined_until
+                .store(now + CONFINED_MS, Ordering::Release);
+        }
+        *born = Some(seen);
+    }
+
+    pub(super) async fn beat(&self) {
+        let Some(redis) = &self.redis else { return };
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        let (keys, id) = (self.keys.clone(), self.id.clone());
+        let beat = redis
+            .run("heartbeat", |connection| {
+                script::heartbeat(connection, keys, id, FORGET_GATEWAY_MS, unique::text())
+            })
+            .await;
+        let now = self.clock.now();
+        match beat {
+            Ok((living, born)) => {
+                self.observe(now, born);
+                let living = living.max(self.config.gateways).max(1);
+                // After a loss the others have yet to register again.
+                let confined = now < self.confined_until.load(Ordering::Acquire);
+                let known = self.gateways.load(Ordering::Relaxed);
+                let gateways = if confined { living.max(known) } else { living };
+                self.gateways.store(gateways, Ordering::Relaxed);
+                metrics::gauge!("bm_admission_gateways").set(gateways);
+            }
+            Err(_) => self.outage.store(true, Ordering::Release),
+        }
+        let fallback = self.is_alone() || self.is_confined(now);
+        metrics::gauge!("bm_admission_fallback").set(if fallback { 1.0 } else { 0.0 });
+    }
+
+    /// Tells Redis of ended leases and of what was admitted without it; forgets idle studios.
+    pub(super) async fn report(&self) {
+        let now = self.clock.now();
+        let known: Vec<_> = {
+            let studios = self.studios.read().unwrap_or_else(PoisonError::into_inner);
+            studios.values().map(Arc::clone).collect()
+        };
+        let mut any_idle = false;
+        for studio in known {
+            let (news, limits) = {
+                let mut ledger = lock(&studio.ledger);
+                ledger.refresh(now, self.generation.load(Ordering::Acquire));
+                any_idle |= ledger.is_idle();
+                (ledger.has_news(), ledger.limits())
+            };
+            if !news || self.is_alone() {
+                continue;
+            }
+            // Whoever has the turn brings the news along.
+            let Ok(_turn) = studio.flight.try_lock() else {
+                continue;
+            };
+            if self.ask_redis(&studio, limits, Pair::ZERO).await.is_err() {
+                break;
+            }
+        }
+        if any_idle {
+            self.forget_idle();
+        }
+    }
+
+    fn forget_idle(&self) {
+        let mut studios = self.studios.write().unwrap_or_else(PoisonError::into_inner);
+        studios
+            .retain(|_, studio| Arc::strong_count(studio) > 1 || !lock(&studio.ledger).is_idle());
+    }
+}
+
+/// Ticks until the limiter is dropped.
+pub(super) async fn background(inner: Weak<Inner>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count = 0_u32;
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        // An outage is over when a heartbeat says so: at the next tick, not the next second.
+        if count.is_multiple_of(TICKS_PER_BEAT) || inner.outage.load(Ordering::Acquire) {
+            inner.beat().await;
+        }
+        inner.report().await;
+        count = count.wrapping_add(1);
+    }
+}

@@ -1,0 +1,146 @@
+//! Single courses of the policy, each with the numbers it must give.
+
+use super::*;
+
+fn total(world: &World) -> Pair<u64> {
+    world.admitted_within(0, u64::MAX)
+}
+
+#[test]
+fn the_whole_limit_is_admitted_and_no_more_than_the_burst_at_once() {
+    let limits = Pair::new(Limit::new(1_000, 100), Limit::new(10_000, 1_000));
+    let mut world = World::new(limits, 1, true);
+    for _ in 0..300 {
+        ask_now(&mut world, 0, 0);
+        world.now += world.now % 2;
+    }
+    assert!(
+        (100..=106).contains(&total(&world).requests),
+        "{:?}",
+        total(&world)
+    );
+    while world.now < 240_000 {
+        ask_now(&mut world, 0, 0);
+        world.now += 20;
+    }
+    world.assert_never_over();
+    // Any minute sees the limit, but for what lies at its far edge.
+    for end in (70_000..240_000).step_by(1_000) {
+        let minute = world.admitted_within(end - WINDOW_MS, end).requests;
+        assert!(
+            (985..=1_000).contains(&minute),
+            "{minute} in the minute before {end}"
+        );
+    }
+}
+
+#[test]
+fn several_gateways_share_one_limit_and_use_it_up() {
+    let limits = Pair::new(Limit::new(300, 300), Limit::new(3_000, 3_000));
+    let mut world = World::new(limits, 3, true);
+    for n in 0..600 {
+        ask_now(&mut world, n % 3, 10);
+        world.now += 60;
+    }
+    world.assert_never_over();
+    let got = total(&world);
+    assert!((295..=300).contains(&got.requests), "{got:?}");
+}
+
+#[test]
+fn a_batch_is_admitted_from_the_front_and_charged_only_for_that() {
+    let limits = Pair::new(Limit::new(10, 10), Limit::new(700, 700));
+    let mut world = World::new(limits, 1, true);
+    ask_now(&mut world, 0, 500);
+    ask_now(&mut world, 0, 500);
+    assert_eq!(total(&world), Pair::new(2, 700));
+    // Refused as a whole, so the request is not charged either.
+    ask_now(&mut world, 0, 500);
+    assert_eq!(total(&world), Pair::new(2, 700));
+    ask_now(&mut world, 0, 0);
+    assert_eq!(total(&world), Pair::new(3, 700));
+}
+
+#[test]
+fn alone_a_gateway_keeps_within_its_share_by_its_own_count() {
+    let limits = Pair::new(Limit::new(90, 90), Limit::new(900, 900));
+    let mut world = World::new(limits, 3, false);
+    for _ in 0..25 {
+        ask_now(&mut world, 0, 0);
+    }
+    for _ in 0..50 {
+        world.apply(&Op::Alone {
+            gateway: 0,
+            events: 0,
+        });
+        world.apply(&Op::Alone {
+            gateway: 1,
+            events: 0,
+        });
+    }
+    // 25 before and 5 more on the first; its whole share on the second.
+    assert_eq!(total(&world).requests, 30 + 30);
+    let quotas = world.ledger(0).quotas(5, true);
+    assert_eq!((quotas.requests.limit, quotas.requests.remaining), (90, 0));
+}
+
+#[test]
+fn what_was_admitted_alone_is_told_when_redis_is_back() {
+    let limits = Pair::new(Limit::new(90, 90), Limit::new(900, 900));
+    let mut world = World::new(limits, 2, false);
+    for gateway in [0, 1] {
+        for _ in 0..40 {
+            world.apply(&Op::Alone {
+                gateway,
+                events: 10,
+            });
+        }
+        world.now += 1;
+        world.apply(&Op::Tick(gateway));
+        world.apply(&Op::Lose(gateway));
+        world.apply(&Op::Tick(gateway));
+        world.apply(&Op::Deliver(gateway));
+    }
+    let booked = world.shared.as_ref().map(SharedState::booked);
+    assert_eq!(booked, Some(Pair::new(80, 800)));
+}
+
+#[test]
+fn after_a_flush_the_own_count_is_booked_anew_and_bursts_do_not_begin_again() {
+    let limits = Pair::new(Limit::new(100, 50), Limit::new(1_000, 500));
+    let mut world = World::new(limits, 1, false);
+    for _ in 0..60 {
+        ask_now(&mut world, 0, 0);
+    }
+    assert_eq!(total(&world).requests, 50);
+    world.apply(&Op::Flush);
+    world.now += 2_000;
+    for _ in 0..60 {
+        ask_now(&mut world, 0, 0);
+    }
+    // Two seconds refill 3.3 tokens, of which the lease that was void may have cost one.
+    let got = total(&world).requests;
+    assert!((52..=53).contains(&got), "{got}");
+    let booked = world.shared.as_ref().map(SharedState::booked);
+    assert!(
+        booked.is_some_and(|booked| booked.requests >= got),
+        "{booked:?}"
+    );
+}
+
+#[test]
+fn leases_are_larger_for_a_busy_studio_and_small_near_the_limit() {
+    let limits = Pair::new(Limit::new(10_000, 10_000), Limit::new(100_000, 100_000));
+    let mut world = World::new(limits, 1, true);
+    let mut largest = 0;
+    for _ in 0..9_900 {
+        ask_now(&mut world, 0, 0);
+        largest = largest.max(world.ledger(0).in_hand().requests);
+        if world.admitted.len().is_multiple_of(4) {
+            world.now += 1;
+        }
+    }
+    assert!(largest >= 100, "{largest}");
+    let near = world.ledger(0).in_hand().requests;
+    assert!(near <= 100 / 8 + 1, "{near}");
+}

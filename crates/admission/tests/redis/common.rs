@@ -1,0 +1,154 @@
+//! What the tests share: a time they move, limiters that go by it, and a count of what came in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bm_admission::{
+    AdmissionConfig, Limiter, LimiterConfig, RateLimitOverride, RedisHandle, SteadyClock,
+    StudioLimits, Tier,
+};
+use bm_contracts::ids::StudioId;
+use bm_testkit::{Server, unique};
+
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Generous: the machine that runs the tests may be busy, and a slow answer is a Redis that is away.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A time all gateways and the scripts agree on, moved by the test alone.
+#[derive(Clone)]
+pub(crate) struct Time(Arc<AtomicU64>);
+
+impl Time {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1_700_000_000_000)))
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn pass(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    pub(crate) fn clock(&self) -> SteadyClock {
+        let time = self.clone();
+        SteadyClock::new(move || time.now())
+    }
+}
+
+pub(crate) fn settings(prefix: &str) -> LimiterConfig {
+    let config = AdmissionConfig::new("redis://unused");
+    LimiterConfig {
+        prefix: prefix.to_owned(),
+        patience: TIMEOUT,
+        ..LimiterConfig::from(&config)
+    }
+}
+
+pub(crate) async fn stepped(url: &str, prefix: &str, time: &Time) -> Limiter {
+    let redis = RedisHandle::connect(url, TIMEOUT).await.unwrap();
+    let config = LimiterConfig {
+        redis_clock: Some(time.clock()),
+        background: false,
+        ..settings(prefix)
+    };
+    let limiter = Limiter::new(Some(redis), config, time.clock());
+    limiter.tick().await;
+    limiter
+}
+
+pub(crate) fn limits(requests_per_minute: u32, burst: u32) -> StudioLimits {
+    let over = RateLimitOverride {
+        requests_per_minute: Some(requests_per_minute),
+        burst: Some(burst),
+        ..RateLimitOverride::default()
+    };
+    StudioLimits::of(Tier::Ecosystem, &over)
+}
+
+pub(crate) fn studio() -> StudioId {
+    StudioId::new(unique("s")).unwrap()
+}
+
+/// What was admitted when.
+#[derive(Default)]
+pub(crate) struct Tally(pub(crate) Vec<(u64, u64, u64)>);
+
+impl Tally {
+    pub(crate) fn within(&self, from: u64, to: u64) -> (u64, u64) {
+        let inside = self.0.iter().filter(|one| one.0 > from && one.0 <= to);
+        inside.fold((0, 0), |sum, one| (sum.0 + one.1, sum.1 + one.2))
+    }
+
+    pub(crate) fn assert_never_over(&self, limits: &StudioLimits) {
+        for &(end, ..) in &self.0 {
+            let (requests, events) = self.within(end - 60_000, end);
+            assert!(
+                requests <= u64::from(limits.limits.requests.per_minute)
+                    && events <= u64::from(limits.limits.events.per_minute),
+                "{requests} requests and {events} events in the 60 s before {end}"
+            );
+        }
+    }
+}
+
+/// Every limiter asks `asks` times at once, and so for `ms` in steps of `step`.
+pub(crate) async fn drive(
+    limiters: &[Limiter],
+    studio: &StudioId,
+    limits: StudioLimits,
+    time: &Time,
+    (asks, events, ms, step): (usize, u32, u64, u64),
+    tally: &mut Tally,
+) {
+    let end = time.now() + ms;
+    while time.now() < end {
+        let mut under_way = tokio::task::JoinSet::new();
+        for limiter in limiters {
+            for _ in 0..asks {
+                let (limiter, studio) = (limiter.clone(), studio.clone());
+                under_way.spawn(async move { limiter.admit(&studio, &limits, 1, events).await });
+            }
+        }
+        for admission in under_way.join_all().await {
+            if admission.request_admitted {
+                let events = admission.admitted_events.into();
+                tally.0.push((time.now(), 1, events));
+            }
+        }
+        time.pass(step);
+    }
+}
+
+pub(crate) async fn client(url: &str) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(url).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+/// How often a server was asked for a command.
+pub(crate) async fn calls(server: &Server, command: &str) -> u64 {
+    let stats: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut client(&server.url()).await)
+        .await
+        .unwrap();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|rest| rest.split(',').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+pub(crate) async fn flush_all(server: &Server) {
+    redis::cmd("FLUSHALL")
+        .query_async::<()>(&mut client(&server.url()).await)
+        .await
+        .unwrap();
+    redis::cmd("SCRIPT")
+        .arg("FLUSH")
+        .query_async::<()>(&mut client(&server.url()).await)
+        .await
+        .unwrap();
+}

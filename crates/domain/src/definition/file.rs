@@ -1,0 +1,101 @@
+//! The file `brightmatter apply` takes: games and quests, all or nothing.
+
+use std::collections::BTreeSet;
+
+use bm_contracts::{GameId, StudioId};
+use serde_json::Value;
+
+use super::fault::{Fault, Faults, member};
+use super::quest::{MAX_NAME_CHARS, id, object, read_quest, text};
+use super::{DefinitionFile, GameDefinition, document};
+use crate::cel;
+
+/// What studios will be able to configure, so that they are told it is not a typing error.
+const NOT_YET: [&str; 3] = ["leaderboards", "tournaments", "battlepasses"];
+
+/// Parses `{"games": […], "quests": […]}` and validates all of it.
+///
+/// On `Err` there is at least one fault, and every fault there is.
+pub fn parse_file(json: &[u8]) -> Result<DefinitionFile, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let file = document::read(json, &mut faults).and_then(|value| read_file(&value, &mut faults));
+    match (file, faults.into_list()) {
+        (Some(file), faults) if faults.is_empty() => Ok(file),
+        (_, faults) => Err(faults),
+    }
+}
+
+fn read_file(value: &Value, faults: &mut Faults) -> Option<DefinitionFile> {
+    let map = object(value, "$", &["games", "quests"], &NOT_YET, faults)?;
+    let mut file = DefinitionFile::default();
+    let mut seen = BTreeSet::new();
+    for (value, path) in list(map.get("games"), "$.games", faults) {
+        if let Some(game) = read_game(value, &path, faults) {
+            if !seen.insert(game.game_id.clone()) {
+                faults.add(
+                    member(&path, "gameId"),
+                    format!("{} stands twice", game.game_id),
+                );
+            }
+            file.games.push(game);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (value, path) in list(map.get("quests"), "$.quests", faults) {
+        let quest = read_quest(value, &path, faults);
+        // An expression is looked at even where the rest of its quest cannot be read.
+        if let Some(when) = value.pointer("/conditions/when").and_then(Value::as_str)
+            && let Err(fault) = cel::compile(when)
+        {
+            faults.push(Fault {
+                path: format!("{path}.conditions.when"),
+                message: fault.message,
+                position: Some(fault.position),
+            });
+        }
+        if let Some(quest) = quest {
+            if !seen.insert((quest.game_id.clone(), quest.quest_id.clone())) {
+                faults.add(
+                    member(&path, "questId"),
+                    format!("{} stands twice for game {}", quest.quest_id, quest.game_id),
+                );
+            }
+            file.quests.push(quest);
+        }
+    }
+    Some(file)
+}
+
+fn read_game(value: &Value, path: &str, faults: &mut Faults) -> Option<GameDefinition> {
+    let map = object(
+        value,
+        path,
+        &["gameId", "studioId", "name"],
+        &["webhookUrl", "webhookSecret", "metadata"],
+        faults,
+    )?;
+    let game_id = id(map, path, "gameId", GameId::new, faults);
+    let studio_id = id(map, path, "studioId", StudioId::new, faults);
+    let name = text(map, path, "name", MAX_NAME_CHARS, true, faults);
+    Some(GameDefinition {
+        game_id: game_id?,
+        studio_id: studio_id?,
+        name: name?,
+    })
+}
+
+/// The elements of an optional array, each with its path.
+fn list<'v>(value: Option<&'v Value>, path: &str, faults: &mut Faults) -> Vec<(&'v Value, String)> {
+    match value {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .enumerate()
+            .map(|(index, value)| (value, format!("{path}[{index}]")))
+            .collect(),
+        Some(_) => {
+            faults.add(path, "must be an array");
+            Vec::new()
+        }
+    }
+}

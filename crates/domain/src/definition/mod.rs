@@ -1,0 +1,245 @@
+//! What a studio configures, parsed and validated: the same for the `apply` file and what storage keeps.
+
+mod document;
+mod fault;
+mod file;
+mod quest;
+
+use std::collections::BTreeMap;
+
+use bm_contracts::{EventType, GameId, QuestId, StudioId, Timestamp};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+pub use fault::{Fault, Position};
+pub use file::parse_file;
+
+use crate::amount::Amount;
+use crate::path::MetadataPath;
+
+/// A file of definitions without fault.
+#[derive(Debug, Clone, Default)]
+pub struct DefinitionFile {
+    /// In the file's order; ids are distinct.
+    pub games: Vec<GameDefinition>,
+    /// In the file's order; (game, quest) pairs are distinct. Whether a game that is not in
+    /// `games` exists, only the database knows.
+    pub quests: Vec<QuestDefinition>,
+}
+
+/// A game, as the file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GameDefinition {
+    /// Which game.
+    pub game_id: GameId,
+    /// Whose.
+    pub studio_id: StudioId,
+    /// For people to read; 1 to 200 characters.
+    pub name: String,
+}
+
+/// A quest, as a studio defines it.
+#[derive(Debug, Clone)]
+pub struct QuestDefinition {
+    /// In which game.
+    pub game_id: GameId,
+    /// Unique per game.
+    pub quest_id: QuestId,
+    /// For people to read; 1 to 200 characters.
+    pub name: String,
+    /// For people to read; at most 2,000 characters.
+    pub description: Option<String>,
+    /// Which events count, and how far.
+    pub conditions: Conditions,
+    /// What completion grants, each a JSON object with a `type`; at most 50, each at most 16 KiB.
+    pub rewards: Vec<Box<RawValue>>,
+    /// Events ingested before it do not count.
+    pub start_date: Option<Timestamp>,
+    /// Events ingested at or after it do not count.
+    pub end_date: Option<Timestamp>,
+}
+
+/// Which events count for a quest, and how far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conditions {
+    /// The one type that counts.
+    pub event_type: EventType,
+    /// The one name that counts; any when there is none.
+    pub event_name: Option<String>,
+    /// What must stand at these places of the metadata.
+    pub filters: BTreeMap<MetadataPath, Scalar>,
+    /// A CEL expression that must be true.
+    pub when: Option<String>,
+    /// What an event adds.
+    pub progress: ProgressType,
+    /// Progress at which the quest is completed; at least 1.
+    pub target: Amount,
+}
+
+/// What an event that counts adds to progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProgressType {
+    /// 1
+    Count,
+    /// The number at this place of the metadata; 1 where there is none.
+    Accumulate(MetadataPath),
+    /// 1 for each item at this place of the metadata that was not counted before.
+    Unique(MetadataPath),
+}
+
+impl ProgressType {
+    /// The name on the wire.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Accumulate(_) => "accumulate",
+            Self::Unique(_) => "unique",
+        }
+    }
+}
+
+/// A value a filter compares with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scalar {
+    /// `null`, which is there; not a place where nothing is.
+    Null,
+    /// `true`, `false`
+    Bool(bool),
+    /// Compared by value: 1 is 1.0 is 1e0.
+    Number(serde_json::Number),
+    /// Compared exactly.
+    Text(String),
+}
+
+impl Scalar {
+    /// The scalar a JSON value is; `None` for objects and arrays.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Null),
+            Value::Bool(bool) => Some(Self::Bool(*bool)),
+            Value::Number(number) => Some(Self::Number(number.clone())),
+            Value::String(text) => Some(Self::Text(text.clone())),
+            Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    /// Whether `value` is this scalar.
+    pub fn matches(&self, value: &Value) -> bool {
+        use crate::json::Decimal;
+        match (self, value) {
+            (Self::Null, Value::Null) => true,
+            (Self::Bool(a), Value::Bool(b)) => a == b,
+            (Self::Text(a), Value::String(b)) => a == b,
+            (Self::Number(a), Value::Number(b)) => {
+                match (Decimal::parse(a.as_str()), Decimal::parse(b.as_str())) {
+                    (Some(a), Some(b)) => a.same_value(&b),
+                    _ => false,
+                }
+            }
+            _ => false,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(bool) => Value::Bool(*bool),
+            Self::Number(number) => Value::Number(number.clone()),
+            Self::Text(text) => Value::String(text.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Scalar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(bool) => bool.fmt(f),
+            Self::Number(number) => f.write_str(number.as_str()),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A stored definition cannot be read, so it was written by other software.
+#[derive(Debug, thiserror::Error)]
+#[error("stored definition cannot be read: {0}")]
+pub struct StoredDefinitionError(String);
+
+impl QuestDefinition {
+    /// The JSON that storage keeps and `config.quests` carries.
+    ///
+    /// Canonical: keys sorted, times in their one form, nothing that means nothing. Two definitions
+    /// are the same when their texts are.
+    pub fn to_stored(&self) -> String {
+        let conditions = &self.conditions;
+        let mut map = serde_json::Map::new();
+        let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
+        put("eventType", conditions.event_type.as_str().into());
+        if let Some(name) = &conditions.event_name {
+            put("eventName", name.as_str().into());
+        }
+        if !conditions.filters.is_empty() {
+            let filters = conditions
+                .filters
+                .iter()
+                .map(|(path, scalar)| (path.as_str().to_owned(), scalar.to_json()))
+                .collect();
+            put("filters", Value::Object(filters));
+        }
+        if let Some(when) = &conditions.when {
+            put("when", when.as_str().into());
+        }
+        put("progressType", conditions.progress.as_str().into());
+        put("target", Value::Number(conditions.target.to_number()));
+        match &conditions.progress {
+            ProgressType::Count => None,
+            ProgressType::Accumulate(path) => put("valueField", path.as_str().into()),
+            ProgressType::Unique(path) => put("uniqueField", path.as_str().into()),
+        };
+        let conditions = Value::Object(map);
+
+        let mut map = serde_json::Map::new();
+        let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
+        put("gameId", self.game_id.as_str().into());
+        put("questId", self.quest_id.as_str().into());
+        put("name", self.name.as_str().into());
+        if let Some(description) = &self.description {
+            put("description", description.as_str().into());
+        }
+        put("conditions", conditions);
+        let rewards = self
+            .rewards
+            .iter()
+            // They were JSON when they were taken in.
+            .filter_map(|raw| serde_json::from_str(raw.get()).ok())
+            .collect();
+        put("rewards", Value::Array(rewards));
+        if let Some(at) = self.start_date {
+            put("startDate", at.to_string().into());
+        }
+        if let Some(at) = self.end_date {
+            put("endDate", at.to_string().into());
+        }
+        Value::Object(map).to_string()
+    }
+
+    /// Reads what [`QuestDefinition::to_stored`] wrote, or what JSONB made of it.
+    ///
+    /// `when` is not compiled here.
+    pub fn from_stored(json: &str) -> Result<Self, StoredDefinitionError> {
+        let value = serde_json::from_str(json).map_err(|e| StoredDefinitionError(e.to_string()))?;
+        let mut faults = fault::Faults::default();
+        let quest = quest::read_quest(&value, "$", &mut faults);
+        match (quest, faults.into_list()) {
+            (Some(quest), faults) if faults.is_empty() => Ok(quest),
+            (_, faults) => {
+                let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                Err(StoredDefinitionError(texts.join("; ")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

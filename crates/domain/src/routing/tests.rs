@@ -1,0 +1,348 @@
+//! Each event counts once; and what is kept of events gives back what living through them gave.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::{Lane, at, delivered, event, game_record, quest, quest_record, simple};
+use crate::quest::{QuestDomain, StoredQuest};
+
+fn rules(seq: i64, quests: impl IntoIterator<Item = StoredQuest>) -> RouteRules {
+    RouteRules {
+        seq,
+        quests: Arc::new(QuestRules::build(seq, quests).unwrap()),
+    }
+}
+
+#[test]
+fn a_new_event_is_kept_stamped_and_forwarded() {
+    let mut lane = Lane::new(RouterDomain);
+    let event = event("u", "e1", r#"{"a": 1}"#, json!({"session": "x", "n": 1.50}));
+    lane.batch(
+        &rules(7, [simple("q", 1, 7)]),
+        vec![game_record(5, 1_000_500, &event)],
+    );
+    let row = &lane.rows[0];
+    assert_eq!(
+        (row.log_partition, row.log_offset, row.config_seq),
+        (0, 5, 7)
+    );
+    assert_eq!(row.ingested_at, at(1_000_500));
+    assert_eq!(row.event.ingested_at, Some(at(1_000_500)));
+    assert_eq!(row.correlation_id.as_deref(), Some("c-1"));
+    let extra: Value = serde_json::from_str(&row.extra_json().unwrap()).unwrap();
+    assert_eq!(extra.to_string(), r#"{"n":1.5,"session":"x"}"#);
+    assert_eq!(lane.states.len(), 1);
+    let [message] = &lane.messages[..] else {
+        panic!("one message");
+    };
+    assert_eq!(
+        (message.topic, message.key.as_str()),
+        (Topic::QuestEvents, "g:u")
+    );
+    let record = delivered(0, message);
+    assert_eq!(record.config_seq(), Ok(Some(7)));
+    assert_eq!(record.kind(), Ok(Kind::Event));
+    assert_eq!(record.header("studioId"), Some("s"));
+    assert_eq!(record.header("gameId"), Some("g"));
+    assert_eq!(record.header("eventType"), Some("enemy_killed"));
+    let sent = GameEvent::from_json(&message.value).unwrap();
+    assert_eq!(sent.ingested_at, Some(at(1_000_500)));
+}
+
+#[test]
+fn an_event_no_rule_wants_is_kept_and_not_forwarded() {
+    let mut lane = Lane::new(RouterDomain);
+    let wanted = event("u", "e1", "{}", json!({}));
+    let unwanted = event("u", "e2", "{}", json!({"eventType": "match_end"}));
+    // Saved at 9, so not in force yet at 8.
+    lane.batch(
+        &rules(8, [simple("q", 1, 9)]),
+        vec![game_record(0, 1_000_000, &wanted)],
+    );
+    lane.batch(
+        &rules(9, [simple("q", 1, 9)]),
+        vec![game_record(1, 1_000_000, &unwanted)],
+    );
+    assert_eq!(lane.rows.len(), 2);
+    assert!(lane.messages.is_empty());
+}
+
+#[test]
+fn a_repeated_event_counts_once_and_another_body_is_a_dead_letter() {
+    let first = event("u", "e1", r#"{"a":1}"#, json!({}));
+    let other_body = event("u", "e1", r#"{"a":2}"#, json!({}));
+    let other_player = event("v", "e1", r#"{"a":2}"#, json!({}));
+    let other_time = event("u", "e1", r#"{"a":1}"#, json!({"timestamp": 1_000_001}));
+    for sizes in [[1, 1], [10, 10]] {
+        let mut lane = Lane::new(RouterDomain);
+        let records = [
+            &first,
+            &first,
+            &other_body,
+            &other_player,
+            &other_time,
+            &first,
+        ]
+        .into_iter()
+        .enumerate()
+        .map(|(offset, event)| game_record(offset as i64, 1_000_000, event));
+        lane.batches(&rules(1, [simple("q", 1, 1)]), records.collect(), &sizes);
+        let offsets: Vec<_> = lane.rows.iter().map(|row| row.log_offset).collect();
+        assert_eq!(offsets, [0, 3, 4]);
+        assert_eq!(lane.dead(), [("event_id_reused".to_owned(), None)]);
+        assert_eq!(lane.messages.len(), 4);
+    }
+}
+
+#[test]
+fn records_that_cannot_be_kept_become_dead_letters() {
+    const DAY: i64 = 86_400_000;
+    let base = 100 * DAY;
+    let at_time = |offset: i64, time: i64| {
+        let event = event("u", &format!("e{offset}"), "{}", json!({"timestamp": time}));
+        game_record(offset, base, &event)
+    };
+    let mut wrong_key = at_time(4, base);
+    wrong_key.key = "g:someone".into();
+    let mut no_json = at_time(5, base);
+    no_json.value = "hello".into();
+    let mut barrier = at_time(6, base);
+    barrier
+        .headers
+        .push(("bm-kind".to_owned(), "barrier".into()));
+    let long = event(
+        "u",
+        "e7",
+        "{}",
+        json!({"timestamp": base, "eventName": "x".repeat(51)}),
+    );
+    let mut lane = Lane::new(RouterDomain);
+    let records = vec![
+        at_time(0, base - 8 * DAY),
+        at_time(1, base - 8 * DAY - 1),
+        at_time(2, base + 600_000),
+        at_time(3, base + 600_001),
+        wrong_key,
+        no_json,
+        barrier,
+        game_record(7, base, &long),
+    ];
+    lane.batch(&rules(1, []), records);
+    let codes: Vec<_> = lane.dead().into_iter().map(|(code, _)| code).collect();
+    assert_eq!(
+        codes,
+        [
+            "timestamp_out_of_range",
+            "timestamp_out_of_range",
+            "wrong_key",
+            "undecodable",
+            "unsupported_kind",
+            "undecodable"
+        ]
+    );
+    let kept: Vec<_> = lane.rows.iter().map(|row| row.log_offset).collect();
+    assert_eq!(kept, [0, 2]);
+}
+
+/// What PostgreSQL gives back for a JSONB of this JSON: keys by length, the last of equal keys,
+/// numbers without exponent.
+fn jsonb(raw: &str) -> String {
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Number(number) => out.push_str(&numeric(&number.to_string())),
+            Value::Array(list) => {
+                out.push('[');
+                for (i, value) in list.iter().enumerate() {
+                    out.push_str(if i > 0 { ", " } else { "" });
+                    write(value, out);
+                }
+                out.push(']');
+            }
+            Value::Object(map) => {
+                let mut members: Vec<_> = map.iter().collect();
+                members.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
+                out.push('{');
+                for (i, (name, value)) in members.into_iter().enumerate() {
+                    out.push_str(if i > 0 { ", " } else { "" });
+                    out.push_str(&Value::from(name.as_str()).to_string());
+                    out.push_str(": ");
+                    write(value, out);
+                }
+                out.push('}');
+            }
+            other => out.push_str(&other.to_string()),
+        }
+    }
+    let mut out = String::new();
+    write(&serde_json::from_str(raw).unwrap(), &mut out);
+    out
+}
+
+/// PostgreSQL's text of a numeric.
+fn numeric(text: &str) -> String {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let exponent: i32 = exponent.parse().unwrap();
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let negative = whole.starts_with('-');
+    let mut digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let mut scale = fraction.len() as i32 - exponent;
+    while scale < 0 {
+        digits.push('0');
+        scale += 1;
+    }
+    while (digits.len() as i32) <= scale {
+        digits.insert(0, '0');
+    }
+    let (whole, fraction) = digits.split_at(digits.len() - scale as usize);
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let zero = digits.bytes().all(|b| b == b'0');
+    let sign = if negative && !zero { "-" } else { "" };
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{sign}{whole}{point}{fraction}")
+}
+
+/// An event as it can be made from the columns of its row.
+fn restored(row: &EventRow) -> GameEvent {
+    let mut event = row.event.clone();
+    event.ingested_at = Some(row.ingested_at);
+    event.metadata = event
+        .metadata
+        .map(|raw| RawValue::from_string(jsonb(raw.get())).unwrap());
+    event.extra = match row.extra_json() {
+        None => Vec::new(),
+        Some(text) => {
+            let raw = jsonb(&text);
+            let map: std::collections::BTreeMap<String, Box<RawValue>> =
+                serde_json::from_str(&raw).unwrap();
+            map.into_iter().collect()
+        }
+    };
+    event
+}
+
+fn number() -> impl Strategy<Value = String> {
+    (-40i64..400, 0..5u8).prop_map(|(n, form)| match form {
+        0 => format!("{n}"),
+        1 => format!("{n}.00"),
+        2 => format!("{n}e-1"),
+        3 => format!("{n}.5E1"),
+        _ => format!("{n}e2"),
+    })
+}
+
+fn metadata() -> impl Strategy<Value = String> {
+    (number(), number(), 0..3u8, any::<bool>()).prop_map(|(n, i, map, list)| {
+        let map = ["forest", "desert", "caf\u{e9}"][map as usize];
+        let item = if list { format!("[{i}]") } else { i };
+        format!(
+            r#"{{"stats":{{"n":{n},"long name":null}},"map":"{map}","i":{item},"dup":1,"dup":{n}}}"#
+        )
+    })
+}
+
+fn quests(seq: &[i64]) -> Vec<StoredQuest> {
+    let conditions = |more: Value| {
+        let mut all = json!({"eventType": "enemy_killed", "progressType": "count", "target": 4});
+        for (name, value) in more.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        all
+    };
+    let accumulate = |target: i64| json!({"progressType": "accumulate", "valueField": "stats.n", "target": target});
+    let none = || json!({});
+    vec![
+        quest("sum", 1, seq[0], conditions(accumulate(900)), none()),
+        quest("sum", 2, seq[1], conditions(accumulate(300)), none()),
+        quest(
+            "items",
+            1,
+            seq[1],
+            conditions(json!({"progressType": "unique", "uniqueField": "i"})),
+            none(),
+        ),
+        quest(
+            "forest",
+            1,
+            seq[2],
+            conditions(json!({"filters": {"map": "forest"}})),
+            none(),
+        ),
+        quest(
+            "five",
+            1,
+            seq[0],
+            conditions(json!({"filters": {"stats.n": 5}})),
+            none(),
+        ),
+        quest(
+            "cel",
+            1,
+            seq[1],
+            conditions(json!({"when": "event.metadata.stats.n + 1 > 20 && event.session.id > 3"})),
+            none(),
+        ),
+        quest(
+            "double",
+            1,
+            seq[2],
+            conditions(json!({"when": "type(event.metadata.dup) == double"})),
+            none(),
+        ),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 80, ..ProptestConfig::default() })]
+
+    #[test]
+    fn folding_what_is_kept_gives_what_folding_live_gave(
+        played in prop::collection::vec((0..3usize, 0..40usize, metadata(), number(), 0..3i64), 0..60),
+        sizes in prop::collection::vec(1..9usize, 1..4),
+    ) {
+        let all = quests(&[1, 4, 8]);
+        // Live: the router's rules grow from batch to batch; the quests' hold all versions.
+        let mut router = Lane::new(RouterDomain);
+        let mut seq = 0;
+        let mut rest = played.iter().enumerate().peekable();
+        let mut sizes = sizes.iter().cycle();
+        while rest.peek().is_some() {
+            let batch: Vec<_> = rest.by_ref().take(*sizes.next().unwrap()).collect();
+            seq += batch[0].1.4;
+            let rules = rules(seq, all.iter().filter(|q| q.config_seq <= seq).cloned());
+            let records = batch.into_iter().map(|(offset, (user, id, metadata, session, _))| {
+                let mut event = event(&format!("u{user}"), &format!("e{id}"), "{}", json!({}));
+                event.metadata = Some(RawValue::from_string(metadata.clone()).unwrap());
+                let session = format!(r#"{{"id": {session}}}"#);
+                event.extra = vec![("session".to_owned(), RawValue::from_string(session).unwrap())];
+                game_record(offset as i64, 1_000_000 + offset as i64, &event)
+            });
+            router.batch(&rules, records.collect());
+        }
+        let quest_rules = QuestRules::build(100, all).unwrap();
+        let forwarded = router.messages.iter().filter(|m| m.topic == Topic::QuestEvents);
+        let live_records = forwarded.enumerate().map(|(i, m)| delivered(i as i64, m)).collect();
+        let mut live = Lane::new(QuestDomain);
+        live.batches(&quest_rules, live_records, &[5]);
+
+        // Again: from the rows alone.
+        let archived = router.rows.iter().map(|row| {
+            let event = restored(row);
+            quest_record(row.log_offset, row.ingested_at.as_millis(), row.config_seq, &event)
+        });
+        let mut replayed = Lane::new(QuestDomain);
+        replayed.batches(&quest_rules, archived.collect(), &[3]);
+
+        prop_assert_eq!(&live.states, &replayed.states);
+        let grants = |lane: &Lane<QuestDomain>| lane.sent(Topic::RewardEvents);
+        prop_assert_eq!(grants(&live), grants(&replayed));
+        prop_assert_eq!(live.dead(), replayed.dead());
+        // Nothing is kept twice.
+        let keys: BTreeSet<_> = router.rows.iter().map(|row| row.event_key).collect();
+        prop_assert_eq!(keys.len(), router.rows.len());
+    }
+}

@@ -1,0 +1,498 @@
+//! Folding a batch: which records count, what they do to state, what they emit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bm_contracts::headers::{self, Seq, Source};
+use bm_contracts::messages::DeadLetter;
+use bm_contracts::partition::partition_for;
+use bm_contracts::topics::MAX_MESSAGE_BYTES;
+use bm_contracts::{Timestamp, Topic, hash};
+
+use crate::domain::{
+    ConfigDemand, Domain, Emit, LoadedStates, Poison, RecordEffects, Scope, States,
+};
+use crate::lane::{Fence, LaneMove, LastRecord};
+use crate::outbox::{Outbox, OutboxError, OutboxMessage};
+use crate::record::Record;
+use crate::watermark::Watermarks;
+
+/// One lane's part of a batch.
+#[derive(Debug, Clone)]
+pub struct LaneInput {
+    /// The lane's partition.
+    pub partition: i32,
+    /// See [`Seq::generation`].
+    pub generation: i64,
+    /// As of the lane's cursor.
+    pub watermarks: Watermarks,
+    /// From the cursor on, in offset order.
+    pub records: Vec<Record>,
+}
+
+/// What a fold needs besides records, rules and state.
+#[derive(Debug, Clone)]
+pub struct FoldContext<'a> {
+    /// Partitions each topic has now; a message's partition follows from it.
+    pub partition_counts: &'a BTreeMap<Topic, i32>,
+    /// Wall time of the batch; only `failedAt` of dead letters shows it.
+    pub now: Timestamp,
+    /// See [`crate::batch::BatchLimits::bytes_out`].
+    pub bytes_out: usize,
+}
+
+/// A record of the batch, looked at once.
+enum Step<I> {
+    /// Already applied: its source's watermark is at or above it.
+    Skip,
+    /// To be applied.
+    Apply(I),
+    /// Nobody can use it.
+    Dead(Poison),
+}
+
+struct PreparedLane<I> {
+    input: LaneInput,
+    steps: Vec<Step<I>>,
+    /// The watermarks after each record.
+    marks: Vec<Option<(Source, Seq)>>,
+}
+
+/// A batch whose records are decoded and whose repeats are known; folding it changes nothing, so it
+/// can be folded again without one of its lanes.
+pub struct Prepared<D: Domain> {
+    lanes: Vec<PreparedLane<D::Input>>,
+}
+
+/// What a batch gives.
+pub struct Folded<D: Domain> {
+    /// Changed states, sorted by key.
+    pub states: BTreeMap<D::Key, D::State>,
+    /// Rows to add, in order.
+    pub rows: Vec<D::Row>,
+    /// Per lane.
+    pub lanes: Vec<LaneOutput>,
+}
+
+/// What a batch gives for one lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneOutput {
+    /// The lane's partition.
+    pub partition: i32,
+    /// How many of its records were consumed, skipped ones included.
+    pub consumed: usize,
+    /// The cursor after the batch.
+    pub next_offset: i64,
+    /// After the batch.
+    pub watermarks: Watermarks,
+    /// In sequence order.
+    pub outbox: Outbox,
+    /// The last record consumed.
+    pub last_record: LastRecord,
+    /// Records skipped as already applied.
+    pub skipped: usize,
+    /// Dead letters written.
+    pub dead: usize,
+}
+
+impl LaneOutput {
+    /// What the commit statement asks of this lane's row.
+    pub fn to_move(&self, fence: Fence) -> Result<LaneMove, OutboxError> {
+        Ok(LaneMove {
+            partition: self.partition,
+            epoch: fence.epoch,
+            expected_offset: fence.cursor,
+            next_offset: self.next_offset,
+            watermarks: self.watermarks.encode(),
+            outbox: self.outbox.encode()?,
+            last_record: self.last_record,
+        })
+    }
+}
+
+/// Decodes the records of a batch and finds out which of them were applied before.
+pub fn prepare<D: Domain>(domain: &D, lanes: Vec<LaneInput>) -> Prepared<D> {
+    let lanes = lanes
+        .into_iter()
+        .filter(|lane| !lane.records.is_empty())
+        .map(|input| {
+            let mut marks = input.watermarks.clone();
+            let (steps, marks) = input
+                .records
+                .iter()
+                .map(|record| match record.origin() {
+                    Err(e) => (Step::Dead(Poison::new("bad_header", e.to_string())), None),
+                    Ok(Some((source, seq))) if !marks.admit(&source, seq) => (Step::Skip, None),
+                    Ok(origin) => {
+                        let step = match domain.decode(record) {
+                            Ok(decoded) => Step::Apply(decoded),
+                            Err(poison) => Step::Dead(poison),
+                        };
+                        (step, origin)
+                    }
+                })
+                .unzip();
+            PreparedLane {
+                input,
+                steps,
+                marks,
+            }
+        })
+        .collect();
+    Prepared { lanes }
+}
+
+impl<D: Domain> Prepared<D> {
+    /// How new the rules must be.
+    pub fn demand(&self, domain: &D) -> ConfigDemand {
+        self.inputs()
+            .map(|input| domain.demand(input))
+            .max()
+            .unwrap_or(ConfigDemand::Any)
+    }
+
+    /// Every state the batch looks at, each once, with the lane that owns it.
+    pub fn keys(&self, domain: &D, rules: &D::Rules) -> BTreeMap<D::Key, i32> {
+        let mut keys = BTreeMap::new();
+        let mut found = Vec::new();
+        for lane in &self.lanes {
+            for step in &lane.steps {
+                if let Step::Apply(input) = step {
+                    domain.keys(rules, input, &mut found);
+                    keys.extend(found.drain(..).map(|key| (key, lane.input.partition)));
+                }
+            }
+        }
+        keys
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.input.records.len()).sum()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The partitions of its lanes.
+    pub fn partitions(&self) -> Vec<i32> {
+        self.lanes.iter().map(|lane| lane.input.partition).collect()
+    }
+
+    /// Takes lanes out, and gives back nothing: their memory is to be thrown away.
+    pub fn remove(&mut self, partitions: &BTreeSet<i32>) {
+        self.lanes
+            .retain(|lane| !partitions.contains(&lane.input.partition));
+    }
+
+    /// Declares the first record of the batch unusable: storing its effects was refused as bad data.
+    pub fn condemn_first(&mut self, poison: Poison) {
+        if let Some(step) = self
+            .lanes
+            .first_mut()
+            .and_then(|lane| lane.steps.first_mut())
+        {
+            *step = Step::Dead(poison);
+        }
+    }
+
+    /// Whether the first record is unusable already.
+    pub fn first_is_dead(&self) -> bool {
+        matches!(
+            self.lanes.first().and_then(|lane| lane.steps.first()),
+            Some(Step::Dead(_))
+        )
+    }
+
+    /// The records of each lane, to be put back into its buffer.
+    pub fn into_records(self) -> Vec<(i32, Vec<Record>)> {
+        self.lanes
+            .into_iter()
+            .map(|lane| (lane.input.partition, lane.input.records))
+            .collect()
+    }
+
+    fn inputs(&self) -> impl Iterator<Item = &D::Input> {
+        self.lanes
+            .iter()
+            .flat_map(|lane| &lane.steps)
+            .filter_map(|step| match step {
+                Step::Apply(input) => Some(input),
+                Step::Skip | Step::Dead(_) => None,
+            })
+    }
+
+    /// Applies the records, in offset order per lane, until the bounds of a batch's output are reached.
+    pub fn fold(
+        &self,
+        domain: &D,
+        rules: &D::Rules,
+        loaded: &(dyn LoadedStates<D> + Sync),
+        context: &FoldContext<'_>,
+    ) -> Folded<D> {
+        let mut folded = Folded {
+            states: BTreeMap::new(),
+            rows: Vec::new(),
+            lanes: Vec::new(),
+        };
+        let mut states = States::new(loaded);
+        let mut bytes_out = 0;
+        for lane in &self.lanes {
+            if bytes_out >= context.bytes_out {
+                break;
+            }
+            let output = fold_lane(
+                domain,
+                rules,
+                lane,
+                &mut states,
+                &mut folded.rows,
+                context,
+                &mut bytes_out,
+            );
+            folded.lanes.push(output);
+        }
+        folded.states = states.changed;
+        folded
+    }
+}
+
+fn fold_lane<D: Domain>(
+    domain: &D,
+    rules: &D::Rules,
+    lane: &PreparedLane<D::Input>,
+    states: &mut States<'_, D>,
+    rows: &mut Vec<D::Row>,
+    context: &FoldContext<'_>,
+    bytes_out: &mut usize,
+) -> LaneOutput {
+    let mut writer = OutboxWriter::<D>::new(&lane.input, context);
+    let mut output = LaneOutput {
+        partition: lane.input.partition,
+        consumed: 0,
+        next_offset: 0,
+        watermarks: lane.input.watermarks.clone(),
+        outbox: Outbox::default(),
+        last_record: LastRecord {
+            timestamp: Timestamp::clamped(0),
+            hash: 0,
+        },
+        skipped: 0,
+        dead: 0,
+    };
+    let mut last = None;
+    for ((record, step), mark) in lane.input.records.iter().zip(&lane.steps).zip(&lane.marks) {
+        let before = writer.bytes;
+        match step {
+            Step::Skip => output.skipped += 1,
+            Step::Dead(poison) => {
+                writer.dead_letter(record, poison, None);
+            }
+            Step::Apply(input) => {
+                let mut scope = Scope::new(states);
+                let applied = domain.apply(rules, record, input, &mut scope);
+                let effects = scope.effects;
+                match applied.and_then(|()| writer.write(record, &effects)) {
+                    Ok(()) => {
+                        states.changed.extend(effects.states);
+                        rows.extend(effects.rows);
+                    }
+                    Err(poison) => writer.dead_letter(record, &poison, None),
+                }
+            }
+        }
+        if let Some((source, seq)) = mark {
+            output.watermarks.admit(source, *seq);
+        }
+        output.consumed += 1;
+        last = Some(record);
+        *bytes_out += writer.bytes - before;
+        if *bytes_out >= context.bytes_out {
+            break;
+        }
+    }
+    if let Some(record) = last {
+        output.next_offset = record.offset + 1;
+        output.last_record = LastRecord {
+            timestamp: record.timestamp,
+            hash: hash::record_hash(&record.key, &record.value),
+        };
+    }
+    output.dead = writer.dead;
+    output.outbox = writer.finish();
+    output
+}
+
+/// Collects a lane's messages in sequence order; of those with a slot only the last stays.
+struct OutboxWriter<'a, D: Domain> {
+    source: String,
+    lane: &'a LaneInput,
+    context: &'a FoldContext<'a>,
+    messages: Vec<Option<OutboxMessage>>,
+    latest: BTreeMap<(Topic, D::Key), usize>,
+    offset: i64,
+    index: i32,
+    bytes: usize,
+    dead: usize,
+}
+
+impl<'a, D: Domain> OutboxWriter<'a, D> {
+    fn new(lane: &'a LaneInput, context: &'a FoldContext<'a>) -> Self {
+        let source = Source {
+            processor: D::PROCESSOR.to_owned(),
+            topic: D::INPUT.name().to_owned(),
+            partition: lane.partition,
+        };
+        Self {
+            source: source.to_string(),
+            lane,
+            context,
+            messages: Vec::new(),
+            latest: BTreeMap::new(),
+            offset: -1,
+            index: 0,
+            bytes: 0,
+            dead: 0,
+        }
+    }
+
+    /// Takes all that a record emits, or nothing when one message cannot be appended.
+    fn write(&mut self, record: &Record, effects: &RecordEffects<D>) -> Result<(), Poison> {
+        let mut made = Vec::with_capacity(effects.emits.len());
+        let first = if self.offset == record.offset {
+            self.index
+        } else {
+            0
+        };
+        for (index, (slot, emit)) in (first..).zip(&effects.emits) {
+            let message = self.message(record, emit, index)?;
+            made.push((slot.as_ref(), message));
+        }
+        self.offset = record.offset;
+        self.index = first + made.len() as i32;
+        for (slot, message) in made {
+            if let Some(slot) = slot
+                && let Some(older) = self
+                    .latest
+                    .insert((message.topic, slot.clone()), self.messages.len())
+            {
+                self.messages[older] = None;
+            }
+            self.bytes += message.size();
+            self.messages.push(Some(message));
+        }
+        for (poison, definition) in &effects.dead {
+            self.dead_letter(record, poison, definition.clone());
+        }
+        Ok(())
+    }
+
+    fn message(&self, record: &Record, emit: &Emit, index: i32) -> Result<OutboxMessage, Poison> {
+        let seq = Seq {
+            generation: self.lane.generation,
+            offset: record.offset,
+            index,
+        };
+        let mut headers = vec![
+            (headers::SOURCE.to_owned(), self.source.clone()),
+            (headers::SEQ.to_owned(), seq.to_string()),
+        ];
+        headers.extend(emit.headers.iter().cloned());
+        for name in [headers::CORRELATION_ID, headers::TRACEPARENT] {
+            if let Some(value) = record.header(name) {
+                headers.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        let partitions = self
+            .context
+            .partition_counts
+            .get(&emit.topic)
+            .copied()
+            .unwrap_or(1);
+        let message = OutboxMessage {
+            topic: emit.topic,
+            partition: partition_for(emit.key.as_bytes(), partitions),
+            key: emit.key.clone(),
+            headers,
+            value: emit.value.clone(),
+        };
+        if message.size() > MAX_MESSAGE_BYTES {
+            return Err(Poison::new(
+                "message_too_large",
+                format!(
+                    "it would emit a message of {} bytes to {}, more than {MAX_MESSAGE_BYTES}",
+                    message.size(),
+                    emit.topic
+                ),
+            ));
+        }
+        Ok(message)
+    }
+
+    fn dead_letter(&mut self, record: &Record, poison: &Poison, definition: Option<String>) {
+        self.dead += 1;
+        let letter = self.letter(record, poison, definition.clone(), &record.value);
+        let message = letter.or_else(|_| {
+            let poison = Poison {
+                code: poison.code.clone(),
+                error: format!(
+                    "{} (its {} bytes are left out here)",
+                    poison.error,
+                    record.value.len()
+                ),
+            };
+            self.letter(record, &poison, definition, &[])
+        });
+        // Headers and key alone cannot pass the limit: the broker took them in the record itself.
+        if let Ok(message) = message {
+            self.index += 1;
+            self.bytes += message.size();
+            self.messages.push(Some(message));
+        }
+    }
+
+    fn letter(
+        &mut self,
+        record: &Record,
+        poison: &Poison,
+        definition: Option<String>,
+        value: &[u8],
+    ) -> Result<OutboxMessage, Poison> {
+        if self.offset != record.offset {
+            self.offset = record.offset;
+            self.index = 0;
+        }
+        let letter = DeadLetter {
+            topic: D::INPUT.name().to_owned(),
+            partition: record.partition,
+            offset: record.offset,
+            service: D::PROCESSOR.to_owned(),
+            code: poison.code.clone(),
+            error: poison.error.clone(),
+            definition,
+            correlation_id: record.correlation_id().map(ToOwned::to_owned),
+            headers: record
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()))
+                .collect(),
+            value_base64: DeadLetter::encode_value(value),
+            failed_at: self.context.now,
+        };
+        let emit = Emit {
+            topic: Topic::DeadLetter,
+            key: String::from_utf8_lossy(&record.key).into_owned(),
+            headers: Vec::new(),
+            // Strings and integers always encode.
+            value: serde_json::to_vec(&letter).unwrap_or_default(),
+        };
+        self.message(record, &emit, self.index)
+    }
+
+    fn finish(self) -> Outbox {
+        Outbox {
+            messages: self.messages.into_iter().flatten().collect(),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Reads partitions of one topic from exact offsets, as told; knows nothing of groups.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bm_contracts::Topic;
+use bm_engine::Record;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+
+use crate::background::{blocking, drop_in_background};
+use crate::config::KafkaConfig;
+use crate::convert;
+use crate::error::KafkaError;
+use crate::observer::Observer;
+use crate::position::{Positions, Verdict};
+
+/// How long a broker may take to answer a question about a partition.
+const ASK: Duration = Duration::from_secs(5);
+
+/// What reading gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The next record of an assigned partition.
+    Record(Record),
+    /// The partition's next offset lies outside the log. It gives nothing more until it is assigned anew.
+    OutOfRange {
+        /// Which partition.
+        partition: i32,
+        /// Where it was to be read, and what the log holds.
+        error: String,
+    },
+    /// Something failed that the client tries again by itself.
+    Transient {
+        /// What.
+        error: String,
+    },
+    /// The client cannot be used any more.
+    Fatal {
+        /// Why.
+        error: String,
+    },
+}
+
+/// Reads assigned partitions of one topic.
+///
+/// A record that [`Fetcher::recv`] gives after a call of [`Fetcher::assign`] or [`Fetcher::unassign`] returned
+/// never belongs to an assignment before it. Calls other than `recv` take effect at once; they ask a thread of
+/// the client, not the broker.
+pub struct Fetcher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    consumer: Mutex<Option<Arc<StreamConsumer<Observer>>>>,
+    topic: String,
+    positions: Mutex<Positions>,
+    findings: Mutex<VecDeque<(i32, u64, String)>>,
+    found: Notify,
+}
+
+impl Fetcher {
+    /// A reader of `topic` without partitions. `client_name` names it in the broker's and in our logs.
+    pub fn new(config: &KafkaConfig, client_name: &str, topic: Topic) -> Result<Self, KafkaError> {
+        let consumer = config
+            .client()
+            .set("client.id", client_name)
+            // Demanded by the library; no group is joined and nothing is committed under it.
+            .set("group.id", client_name)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("check.crcs", "true")
+            // A fetch returns as soon as there is one byte. A partition that joins must wait for the fetch that
+            // is under way, so it is short.
+            .set("fetch.min.bytes", "1")
+            .set("fetch.wait.max.ms", "50")
+            .set("fetch.error.backoff.ms", "100")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.max.bytes", "16777216")
+            .set("queued.min.messages", "10000")
+            .set("queued.max.messages.kbytes", "16384")
+            .create_with_context(Observer::new(client_name))
+            .map_err(|error| KafkaError::client(&error))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                consumer: Mutex::new(Some(Arc::new(consumer))),
+                topic: config.names.full(topic),
+                positions: Mutex::default(),
+                findings: Mutex::default(),
+                found: Notify::new(),
+            }),
+        })
+    }
+
+    /// Reads `partition` from `offset` on, from now; what it was assigned to before is over.
+    pub fn assign(&self, partition: i32, offset: i64) -> Result<(), KafkaError> {
+        let consumer = self.shared.consumer()?;
+        self.unassign(partition)?;
+        lock(&self.shared.positions).assign(partition, offset);
+        let assigned = self.shared.start(&consumer, partition, offset);
+        if assigned.is_err() {
+            lock(&self.shared.positions).unassign(partition);
+        }
+        assigned
+    }
+
+    /// Reads `partition` no more. Does nothing when it is not assigned.
+    pub fn unassign(&self, partition: i32) -> Result<(), KafkaError> {
+        let consumer = self.shared.consumer()?;
+        let Some(paused) = lock(&self.shared.positions).unassign(partition) else {
+            return Ok(());
+        };
+        self.shared.stop(&consumer, partition, paused)
+    }
+
+    /// Reads `partition` no further for now; it keeps its place. Does nothing when it is not assigned.
+    pub fn pause(&self, partition: i32) -> Result<(), KafkaError> {
+        let consumer = self.shared.consumer()?;
+        if lock(&self.shared.positions).pause(partition, true) {
+            consumer
+                .pause(&self.shared.list(partition))
+                .map_err(|error| KafkaError::refused("pausing a partition", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with `partition` where it was paused.
+    pub fn resume(&self, partition: i32) -> Result<(), KafkaError> {
+        let consumer = self.shared.consumer()?;
+        if lock(&self.shared.positions).pause(partition, false) {
+            consumer
+                .resume(&self.shared.list(partition))
+                .map_err(|error| KafkaError::refused("resuming a partition", &error))?;
+        }
+        Ok(())
+    }
+
+    /// The next record or trouble of any assigned partition. Loses nothing when dropped before it is ready.
+    pub async fn recv(&self) -> Fetched {
+        let consumer = match self.shared.consumer() {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                return Fetched::Fatal {
+                    error: error.to_string(),
+                };
+            }
+        };
+        loop {
+            if let Some((partition, error)) = self.shared.next_finding() {
+                return Fetched::OutOfRange { partition, error };
+            }
+            let received = tokio::select! {
+                () = self.shared.found.notified() => continue,
+                received = consumer.recv() => received,
+            };
+            match received {
+                Ok(message) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    let verdict = lock(&self.shared.positions).judge(partition, offset);
+                    match verdict {
+                        Verdict::Deliver => return Fetched::Record(convert::record(&message)),
+                        Verdict::Drop => {}
+                        Verdict::Reassign { next, paused } => {
+                            tracing::debug!(
+                                partition,
+                                offset,
+                                next,
+                                "a gap, or a left-over record"
+                            );
+                            if let Err(error) =
+                                self.shared.restart(&consumer, partition, next, paused)
+                            {
+                                return Fetched::Transient {
+                                    error: error.to_string(),
+                                };
+                            }
+                        }
+                    }
+                }
+                Err(ClientError::PartitionEOF(_)) => {}
+                Err(ClientError::MessageConsumptionFatal(code)) => {
+                    return Fetched::Fatal {
+                        error: code.to_string(),
+                    };
+                }
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) =>
+                {
+                    // The error does not name its partition.
+                    Shared::find_out_of_range(&self.shared);
+                }
+                Err(error) => {
+                    return Fetched::Transient {
+                        error: error.to_string(),
+                    };
+                }
+            }
+        }
+    }
+
+    /// First offset the partition holds, and the one its next record will get.
+    pub async fn watermarks(&self, partition: i32) -> Result<(i64, i64), KafkaError> {
+        let consumer = self.shared.consumer()?;
+        self.shared.watermarks(consumer, partition).await
+    }
+
+    /// How many partitions the topic has now.
+    pub async fn partition_count(&self) -> Result<i32, KafkaError> {
+        let consumer = self.shared.consumer()?;
+        let topic = self.shared.topic.clone();
+        let metadata = blocking(move || consumer.fetch_metadata(Some(&topic), ASK))
+            .await?
+            .map_err(|error| KafkaError::refused("reading topic metadata", &error))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == self.shared.topic)
+            .filter(|found| found.error().is_none() && !found.partitions().is_empty());
+        match found {
+            Some(found) => Ok(found.partitions().len() as i32),
+            None => Err(KafkaError::UnknownTopic(self.shared.topic.clone())),
+        }
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        if let Some(consumer) = lock(&self.shared.consumer).take() {
+            drop(drop_in_background(consumer));
+        }
+    }
+}
+
+impl Shared {
+    fn consumer(&self) -> Result<Arc<StreamConsumer<Observer>>, KafkaError> {
+        lock(&self.consumer).clone().ok_or(KafkaError::Stopped)
+    }
+
+    fn list(&self, partition: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.topic, partition);
+        list
+    }
+
+    fn start(
+        &self,
+        consumer: &StreamConsumer<Observer>,
+        partition: i32,
+        offset: i64,
+    ) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+            .and_then(|()| consumer.incremental_assign(&list))
+            .map_err(|error| KafkaError::refused("assigning a partition", &error))
+    }
+
+    fn stop(
+        &self,
+        consumer: &StreamConsumer<Observer>,
+        partition: i32,
+        paused: bool,
+    ) -> Result<(), KafkaError> {
+        let list = self.list(partition);
+        if paused {
+            // The library would keep the pause for the next assignment.
+            consumer
+                .resume(&list)
+                .map_err(|error| KafkaError::refused("resuming a partition", &error))?;
+        }
+        consumer
+            .incremental_unassign(&list)
+            .map_err(|error| KafkaError::refused("unassigning a partition", &error))
+    }
+
+    fn restart(
+        &self,
+        consumer: &StreamConsumer<Observer>,
+        partition: i32,
+        next: i64,
+        paused: bool,
+    ) -> Result<(), KafkaError> {
+        self.stop(consumer, partition, false)?;
+        self.start(consumer, partition, next)?;
+        if paused {
+            consumer
+                .pause(&self.list(partition))
+                .map_err(|error| KafkaError::refused("pausing a partition", &error))?;
+        }
+        Ok(())
+    }
+
+    async fn watermarks(
+        &self,
+        consumer: Arc<StreamConsumer<Observer>>,
+        partition: i32,
+    ) -> Result<(i64, i64), KafkaError> {
+        let topic = self.topic.clone();
+        blocking(move || consumer.fetch_watermarks(&topic, partition, ASK))
+            .await?
+            .map_err(|error| match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopicOrPartition,
+                ) => KafkaError::UnknownTopic(format!("{} partition {partition}", self.topic)),
+                _ => KafkaError::refused("reading watermarks", &error),
+            })
+    }
+
+    fn next_finding(&self) -> Option<(i32, String)> {
+        let positions = lock(&self.positions);
+        let mut findings = lock(&self.findings);
+        while let Some((partition, assignment, error)) = findings.pop_front() {
+            if positions.current(partition, assignment).is_some() {
+                return Some((partition, error));
+            }
+        }
+        None
+    }
+
+    /// Compares every partition's next offset with the log and notes those that lie outside; the others are
+    /// assigned again where they stand, because one of them may be the one that was stopped.
+    fn find_out_of_range(this: &Arc<Self>) {
+        let shared = Arc::clone(this);
+        tokio::spawn(async move {
+            let Ok(consumer) = shared.consumer() else {
+                return;
+            };
+            let assignments = lock(&shared.positions).assignments();
+            for (partition, assignment) in assignments {
+                let log = shared.watermarks(Arc::clone(&consumer), partition).await;
+                let mut positions = lock(&shared.positions);
+                let Some((next, paused)) = positions.current(partition, assignment) else {
+                    continue;
+                };
+                let outside = match log {
+                    Ok((low, high)) if (low..=high).contains(&next) => None,
+                    Ok((low, high)) => Some(format!(
+                        "offset {next} was to be read, the log holds {low} up to {high}"
+                    )),
+                    Err(KafkaError::UnknownTopic(name)) => Some(format!("{name} does not exist")),
+                    // Cannot be asked now: reading it will fail again, and then it is asked again.
+                    Err(_) => None,
+                };
+                if let Some(error) = outside {
+                    // Each partition's error comes here, and each time all are looked at.
+                    if !positions.is_outside(partition) {
+                        continue;
+                    }
+                    lock(&shared.findings).push_back((partition, assignment, error));
+                    shared.found.notify_one();
+                } else if let Err(error) = shared.restart(&consumer, partition, next, paused) {
+                    tracing::warn!(partition, error = %error, "cannot read on");
+                }
+            }
+        });
+    }
+}
+
+/// A panic elsewhere does not make the positions wrong: each change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,206 @@
+//! Reading from exact offsets.
+
+use std::time::Duration;
+
+use bm_contracts::Topic;
+use bm_engine::Record;
+use bm_kafka::{AppendConfig, EventProducer, Fetched, Fetcher, KafkaError};
+use bm_testkit::{TestTopics, TopicPlan};
+
+use crate::{config, soon};
+
+async fn record(fetcher: &Fetcher) -> Record {
+    loop {
+        match soon("a record", fetcher.recv()).await {
+            Fetched::Record(record) => return record,
+            Fetched::Transient { error } => println!("passing: {error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Appends `count` records, their offset as value, to each of `partitions`.
+async fn fill(topics: &TestTopics, topic: Topic, partitions: i32, count: usize) {
+    let producer = EventProducer::new(&config(topics), &AppendConfig::default(), "fill").unwrap();
+    producer.warm_up(crate::DEADLINE).await.unwrap();
+    for partition in 0..partitions {
+        let futures: Vec<_> = (0..count)
+            .map(|n| {
+                let value = format!("{n}{}", " ".repeat(100));
+                producer
+                    .append(topic, Some(partition), "k", &[("n", "1")], value.as_bytes())
+                    .unwrap()
+            })
+            .collect();
+        for (n, future) in futures.into_iter().enumerate() {
+            assert_eq!(soon("an append", future).await.unwrap().offset, n as i64);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_record_of_an_earlier_assignment_passes_under_load() {
+    const COUNT: i64 = 20_000;
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(3)]).await;
+    fill(&topics, Topic::QuestEvents, 3, COUNT as usize).await;
+    let fetcher = Fetcher::new(&config(&topics), "stale-test", Topic::QuestEvents).unwrap();
+    // Traffic besides, which is never to be disturbed.
+    fetcher.assign(2, 0).unwrap();
+    let mut besides = 0;
+    let mut next = [None::<i64>; 2];
+    for round in 0..150i64 {
+        let partition = (round % 2) as usize;
+        // Up and down, near and far, so that left-overs lie before and behind.
+        let offset = (round * 7_919) % COUNT;
+        fetcher.assign(partition as i32, offset).unwrap();
+        next[partition] = Some(offset);
+        if round % 5 == 0 {
+            fetcher.pause(partition as i32).unwrap();
+            fetcher.resume(partition as i32).unwrap();
+        }
+        if round % 7 == 0 {
+            fetcher.unassign(1 - partition as i32).unwrap();
+            next[1 - partition] = None;
+        }
+        let mut seen = 0;
+        while seen < (round % 40) && next[partition].is_some_and(|next| next < COUNT) {
+            let record = record(&fetcher).await;
+            if record.partition == 2 {
+                assert_eq!(record.offset, besides);
+                besides += 1;
+                if besides == COUNT {
+                    fetcher.assign(2, 0).unwrap();
+                    besides = 0;
+                }
+                continue;
+            }
+            let expected = next[record.partition as usize]
+                .as_mut()
+                .expect("an unassigned partition gives nothing");
+            assert_eq!(
+                record.offset, *expected,
+                "round {round}, partition {}",
+                record.partition
+            );
+            assert_eq!(
+                record.value.split(|b| *b == b' ').next().unwrap(),
+                expected.to_string().as_bytes()
+            );
+            *expected += 1;
+            seen += i64::from(record.partition as usize == partition);
+        }
+    }
+    topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_partition_keeps_its_place() {
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(2)]).await;
+    fill(&topics, Topic::QuestEvents, 2, 100).await;
+    let fetcher = Fetcher::new(&config(&topics), "pause-test", Topic::QuestEvents).unwrap();
+    fetcher.assign(0, 0).unwrap();
+    for offset in 0..10 {
+        assert_eq!(record(&fetcher).await.offset, offset);
+    }
+    fetcher.pause(0).unwrap();
+    fetcher.assign(1, 0).unwrap();
+    for offset in 0..100 {
+        let record = record(&fetcher).await;
+        assert_eq!((record.partition, record.offset), (1, offset));
+    }
+    fetcher.resume(0).unwrap();
+    for offset in 10..100 {
+        let record = record(&fetcher).await;
+        assert_eq!((record.partition, record.offset), (0, offset));
+    }
+    // A pause ends with its assignment.
+    fetcher.pause(0).unwrap();
+    fetcher.assign(0, 98).unwrap();
+    assert_eq!(record(&fetcher).await.offset, 98);
+    assert_eq!(record(&fetcher).await.offset, 99);
+    topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offset_outside_the_log_is_told_with_its_partition_and_the_others_go_on() {
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(3)]).await;
+    fill(&topics, Topic::QuestEvents, 3, 20).await;
+    topics.delete_records("quest.events", 1, 10).await;
+    let fetcher = Fetcher::new(&config(&topics), "range-test", Topic::QuestEvents).unwrap();
+    assert_eq!(fetcher.watermarks(0).await.unwrap(), (0, 20));
+    assert_eq!(fetcher.watermarks(1).await.unwrap(), (10, 20));
+    assert_eq!(fetcher.partition_count().await.unwrap(), 3);
+    fetcher.assign(0, 30).unwrap();
+    fetcher.assign(1, 5).unwrap();
+    fetcher.assign(2, 0).unwrap();
+    let (mut outside, mut read) = (Vec::new(), 0);
+    while outside.len() < 2 || read < 20 {
+        match soon("records and errors", fetcher.recv()).await {
+            Fetched::Record(record) => {
+                assert_eq!((record.partition, record.offset), (2, read));
+                read += 1;
+            }
+            Fetched::OutOfRange { partition, error } => outside.push((partition, error)),
+            other => panic!("{other:?}"),
+        }
+    }
+    outside.sort();
+    assert_eq!(
+        outside[0],
+        (
+            0,
+            "offset 30 was to be read, the log holds 0 up to 20".to_owned()
+        )
+    );
+    assert_eq!(
+        outside[1],
+        (
+            1,
+            "offset 5 was to be read, the log holds 10 up to 20".to_owned()
+        )
+    );
+    // Put right, they go on.
+    fetcher.assign(1, 10).unwrap();
+    let record = record(&fetcher).await;
+    assert_eq!((record.partition, record.offset), (1, 10));
+    topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_not_there_is_named() {
+    let topics = TestTopics::create([]).await;
+    let fetcher = Fetcher::new(&config(&topics), "missing-test", Topic::QuestEvents).unwrap();
+    let error = fetcher.partition_count().await.unwrap_err();
+    assert_eq!(error, KafkaError::UnknownTopic(topics.full("quest.events")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_arrives_while_the_others_are_idle() {
+    let topics = TestTopics::create([TopicPlan::of(Topic::GameEvents)]).await;
+    let fetcher = Fetcher::new(&config(&topics), "idle-test", Topic::GameEvents).unwrap();
+    for partition in 0..10 {
+        fetcher.assign(partition, 0).unwrap();
+    }
+    let idle = tokio::time::timeout(Duration::from_millis(500), fetcher.recv()).await;
+    assert!(idle.is_err(), "{idle:?}");
+    let producer =
+        EventProducer::new(&config(&topics), &AppendConfig::default(), "idle-test").unwrap();
+    producer.warm_up(crate::DEADLINE).await.unwrap();
+    let mut slowest = Duration::ZERO;
+    for n in 0..50 {
+        let appended = producer
+            .append(Topic::GameEvents, None, &format!("g:{n}"), &[], b"{}")
+            .unwrap();
+        let appended = soon("the append", appended).await.unwrap();
+        let acked = std::time::Instant::now();
+        let record = record(&fetcher).await;
+        slowest = slowest.max(acked.elapsed());
+        assert_eq!(
+            (record.partition, record.offset),
+            (appended.partition, appended.offset)
+        );
+        assert_eq!(record.timestamp, appended.timestamp);
+    }
+    println!("slowest from acknowledgement to reader: {slowest:?}");
+    topics.close().await;
+}

@@ -1,0 +1,38 @@
+//! Against real brokers: the shared one, one with SCRAM and TLS, and ones to kill and to silence.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test says by a panic that something is not as it should be"
+)]
+
+mod append;
+mod fetch;
+mod group;
+mod publish;
+mod read;
+mod secure;
+mod topics;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bm_kafka::KafkaConfig;
+use bm_testkit::TestTopics;
+
+/// Everything here is over in a second or two; a machine with much else to do may take longer.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// The settings for the topics of a test.
+fn config(topics: &TestTopics) -> KafkaConfig {
+    KafkaConfig {
+        names: topics.names(),
+        ..KafkaConfig::plaintext(topics.brokers())
+    }
+}
+
+/// What `future` gives, unless it takes too long.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(DEADLINE, future).await;
+    outcome.unwrap_or_else(|_| panic!("still waiting for {what} after {DEADLINE:?}"))
+}

@@ -1,0 +1,487 @@
+//! One batch of a worker: take records, load, fold, commit, and what each outcome means.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bm_engine::batch::take_batch;
+use bm_engine::domain::LoadedStates;
+use bm_engine::fold::{Prepared, prepare};
+use bm_engine::lane::LaneMove;
+use bm_engine::{BatchLimits, Domain, FoldContext, Folded, LaneInput, Poison, Record};
+use bm_storage::{CommitError, LaneStore, StoreError};
+use lru::LruCache;
+use tokio::time::Instant;
+
+use crate::coordinator::Command;
+use crate::slot::Slot;
+use crate::worker::Worker;
+
+/// The longest a lane waits before it tries again what the database refused.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+fn pause(failures: u32) -> Duration {
+    Duration::from_millis(100 << failures.min(9)).min(LONGEST_PAUSE)
+}
+
+/// The states of a batch: what was loaded, and what the lanes' memories hold.
+struct View<'a, D: Domain> {
+    keys: &'a BTreeMap<D::Key, i32>,
+    loaded: HashMap<D::Key, D::State>,
+    caches: BTreeMap<i32, &'a LruCache<D::Key, Option<D::State>>>,
+}
+
+impl<D: Domain> LoadedStates<D> for View<'_, D> {
+    fn get(&self, key: &D::Key) -> Option<&D::State> {
+        if let Some(state) = self.loaded.get(key) {
+            return Some(state);
+        }
+        let cache = self.caches.get(self.keys.get(key)?)?;
+        cache.peek(key)?.as_ref()
+    }
+}
+
+/// How a commit ended.
+enum Outcome<D: Domain> {
+    Done(Box<Folded<D>>),
+    /// Some lanes are not ours; the batch goes on without them.
+    Refused(BTreeSet<i32>),
+    /// Everything is handled; the batch is over.
+    Over,
+}
+
+impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
+    /// Runs one batch to its end. Records it could not commit are back in their buffers.
+    pub(crate) async fn run_batch(&mut self) {
+        let records = self.take_records();
+        let mut prepared = prepare(self.shared.domain.as_ref(), records);
+        if prepared.is_empty() {
+            return;
+        }
+        let rules = match self.rules_for(&prepared).await {
+            Ok(rules) => rules,
+            Err(error) => return self.give_up(prepared, "reading the rules", &error),
+        };
+        let keys = prepared.keys(self.shared.domain.as_ref(), &rules);
+        let loaded = match self.load(&keys).await {
+            Ok(loaded) => loaded,
+            Err(error) => return self.give_up(prepared, "loading state", &error),
+        };
+        let mut loaded: HashMap<_, _> = loaded.into_iter().collect();
+        loop {
+            let view = View {
+                keys: &keys,
+                loaded: std::mem::take(&mut loaded),
+                caches: self
+                    .slots
+                    .iter()
+                    .filter_map(|(p, slot)| Some((*p, slot.cache.as_ref()?)))
+                    .collect(),
+            };
+            let context = FoldContext {
+                partition_counts: &self.shared.partition_counts,
+                now: (self.shared.now)(),
+                bytes_out: self.shared.config.limits.bytes_out,
+            };
+            let folded = prepared.fold(self.shared.domain.as_ref(), &rules, &view, &context);
+            loaded = view.loaded;
+            match self.commit(&mut prepared, folded).await {
+                Outcome::Done(folded) => return self.committed(prepared, &keys, loaded, *folded),
+                Outcome::Refused(partitions) => {
+                    prepared.remove(&partitions);
+                    if prepared.is_empty() {
+                        return;
+                    }
+                }
+                Outcome::Over => {
+                    let len = prepared.len();
+                    if len > 0 {
+                        self.put_back(prepared);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_records(&mut self) -> Vec<LaneInput> {
+        let now = Instant::now();
+        let mut lanes: Vec<_> = self
+            .slots
+            .iter_mut()
+            .filter(|(_, slot)| slot.has_work(now))
+            .collect();
+        // Another lane goes first each time: in small batches each comes to its turn.
+        let first = lanes
+            .iter()
+            .position(|(p, _)| **p >= self.next_lane)
+            .unwrap_or(0);
+        lanes.rotate_left(first);
+        if let Some((partition, _)) = lanes.first() {
+            self.next_lane = **partition + 1;
+        }
+        if self.one_lane_batches > 0 {
+            self.one_lane_batches -= 1;
+            lanes.truncate(1);
+        }
+        let limits = BatchLimits {
+            records: self.most_records,
+            ..self.shared.config.limits
+        };
+        let mut buffers: Vec<_> = lanes.iter_mut().map(|(_, slot)| &mut slot.buffer).collect();
+        let records = take_batch(&mut buffers, limits);
+        lanes
+            .into_iter()
+            .zip(records)
+            .map(|((partition, slot), records)| LaneInput {
+                partition: *partition,
+                generation: slot.generation,
+                watermarks: slot.watermarks.clone(),
+                records,
+            })
+            .collect()
+    }
+
+    async fn rules_for(&mut self, prepared: &Prepared<D>) -> Result<Arc<D::Rules>, StoreError> {
+        let demand = prepared.demand(self.shared.domain.as_ref());
+        let rules = self.shared.store.rules(self.rules.clone(), demand).await?;
+        self.rules = Some(Arc::clone(&rules));
+        Ok(rules)
+    }
+
+    async fn load(
+        &self,
+        keys: &BTreeMap<D::Key, i32>,
+    ) -> Result<Vec<(D::Key, D::State)>, StoreError> {
+        let missing: Vec<D::Key> = keys
+            .iter()
+            .filter(|(key, partition)| {
+                let cache = self
+                    .slots
+                    .get(partition)
+                    .and_then(|slot| slot.cache.as_ref());
+                cache.is_none_or(|cache| !cache.contains(key))
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        if missing.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.shared.store.load(&missing).await
+        }
+    }
+
+    async fn commit(&mut self, prepared: &mut Prepared<D>, folded: Folded<D>) -> Outcome<D> {
+        let moves = match self.begin(&folded) {
+            Ok(moves) => moves,
+            Err(error) => {
+                self.undo(&folded);
+                self.refused_for_good(prepared, &format!("its outbox cannot be encoded: {error}"));
+                return Outcome::Over;
+            }
+        };
+        let started = Instant::now();
+        let statement = self
+            .shared
+            .store
+            .commit(&moves, &folded.states, &folded.rows);
+        let result =
+            match tokio::time::timeout(self.shared.config.statement_timeout, statement).await {
+                Ok(result) => result,
+                Err(_) => Err(CommitError::ReplyLost(
+                    "the database does not answer".to_owned(),
+                )),
+            };
+        self.shared
+            .metrics
+            .commit_seconds
+            .record(started.elapsed().as_secs_f64());
+        match result {
+            Ok(()) => Outcome::Done(Box::new(folded)),
+            Err(CommitError::Refused { partitions }) => {
+                self.shared.metrics.fence_refusals.increment(1);
+                Outcome::Refused(self.refused(&folded, &partitions))
+            }
+            Err(CommitError::ReplyLost(error)) => {
+                self.shared.metrics.replies_lost.increment(1);
+                tracing::warn!(processor = D::PROCESSOR, error, lanes = ?prepared.partitions(), "the reply to a commit was lost; the lanes begin again from their rows");
+                for output in &folded.lanes {
+                    let slot = self
+                        .slots
+                        .entry(output.partition)
+                        .or_insert_with(|| Slot::new(D::CACHED_STATES_PER_LANE));
+                    slot.failed_takes += 1;
+                    let decision = slot.lane.reply_lost();
+                    self.carry_out(output.partition, decision, None);
+                }
+                // Lanes whose records the fold did not come to have lost nothing.
+                prepared.remove(&folded.lanes.iter().map(|output| output.partition).collect());
+                Outcome::Over
+            }
+            Err(CommitError::Data { sqlstate, message }) => {
+                self.undo(&folded);
+                self.bad_data(prepared, &sqlstate, &message)
+            }
+            Err(CommitError::Undone {
+                transient,
+                sqlstate,
+                message,
+            }) => {
+                self.undo(&folded);
+                self.shared.metrics.commit_errors.increment(1);
+                if transient {
+                    self.failures += 1;
+                    self.pause_until = Some(Instant::now() + pause(self.failures));
+                    tracing::warn!(
+                        processor = D::PROCESSOR,
+                        sqlstate,
+                        error = message,
+                        tries = self.failures,
+                        "the database could not commit now; trying again"
+                    );
+                } else {
+                    self.refused_for_good(prepared, &format!("{message} (SQLSTATE {sqlstate})"));
+                }
+                Outcome::Over
+            }
+        }
+    }
+
+    fn begin(&mut self, folded: &Folded<D>) -> Result<Vec<LaneMove>, bm_engine::OutboxError> {
+        let mut moves = Vec::with_capacity(folded.lanes.len());
+        for output in &folded.lanes {
+            // Lanes only come into a batch when they may commit, and nobody else moves them meanwhile.
+            if let Some(slot) = self.slots.get_mut(&output.partition)
+                && let Some(fence) = slot.lane.begin_commit(output.next_offset)
+            {
+                moves.push(output.to_move(fence)?);
+            }
+        }
+        Ok(moves)
+    }
+
+    fn undo(&mut self, folded: &Folded<D>) {
+        for output in &folded.lanes {
+            if let Some(slot) = self.slots.get_mut(&output.partition) {
+                slot.lane.commit_undone();
+            }
+        }
+    }
+
+    /// Forgets and takes again the lanes that were refused; gives them back.
+    fn refused(&mut self, folded: &Folded<D>, partitions: &[i32]) -> BTreeSet<i32> {
+        let ours: BTreeSet<i32> = folded.lanes.iter().map(|output| output.partition).collect();
+        let mut refused: BTreeSet<i32> = partitions
+            .iter()
+            .copied()
+            .filter(|p| ours.contains(p))
+            .collect();
+        if refused.is_empty() {
+            refused.clone_from(&ours);
+        }
+        tracing::warn!(
+            processor = D::PROCESSOR,
+            ?refused,
+            "another owner has taken lanes of this batch; it goes on without them"
+        );
+        for partition in ours {
+            let Some(slot) = self.slots.get_mut(&partition) else {
+                continue;
+            };
+            if refused.contains(&partition) {
+                slot.failed_takes += 1;
+                let decision = slot.lane.refused();
+                self.carry_out(partition, decision, None);
+            } else {
+                slot.lane.commit_undone();
+            }
+        }
+        refused
+    }
+
+    /// The database calls a value bad: halve the batch until the record is found, then give it up.
+    fn bad_data(
+        &mut self,
+        prepared: &mut Prepared<D>,
+        sqlstate: &str,
+        message: &str,
+    ) -> Outcome<D> {
+        if prepared.len() > 1 {
+            self.most_records = (prepared.len() / 2).max(1);
+            tracing::warn!(
+                processor = D::PROCESSOR,
+                sqlstate,
+                error = message,
+                records = prepared.len(),
+                "the database refused a value; looking for its record"
+            );
+            return Outcome::Over;
+        }
+        if prepared.first_is_dead() {
+            self.refused_for_good(
+                prepared,
+                &format!("{message} (SQLSTATE {sqlstate}, of a dead letter)"),
+            );
+            return Outcome::Over;
+        }
+        tracing::error!(
+            processor = D::PROCESSOR,
+            sqlstate,
+            error = message,
+            "the database refuses this record's values; it becomes a dead letter"
+        );
+        prepared.condemn_first(Poison::new(
+            format!("refused_by_database_{sqlstate}"),
+            message,
+        ));
+        Outcome::Refused(BTreeSet::new())
+    }
+
+    /// The database refuses what trying again will not change: find the lane, and pause it alone.
+    fn refused_for_good(&mut self, prepared: &Prepared<D>, error: &str) {
+        let partitions = prepared.partitions();
+        if let [partition] = partitions[..] {
+            if let Some(slot) = self.slots.get_mut(&partition) {
+                slot.refusals += 1;
+                let wait = pause(slot.refusals + 3);
+                slot.not_before = Some(Instant::now() + wait);
+                tracing::error!(
+                    processor = D::PROCESSOR,
+                    partition,
+                    error,
+                    ?wait,
+                    tries = slot.refusals,
+                    "LANE STALLED: the database refuses its commit; nothing is skipped"
+                );
+            }
+        } else {
+            tracing::error!(
+                processor = D::PROCESSOR,
+                ?partitions,
+                error,
+                "the database refuses a commit; committing one lane at a time"
+            );
+            self.one_lane_batches = 2 * partitions.len();
+        }
+    }
+
+    fn give_up(&mut self, prepared: Prepared<D>, what: &str, error: &StoreError) {
+        self.put_back(prepared);
+        self.failures += 1;
+        let wait = pause(self.failures);
+        self.pause_until = Some(Instant::now() + wait);
+        if error.is_transient() {
+            tracing::warn!(processor = D::PROCESSOR, error = %error, ?wait, tries = self.failures, "{what} failed; trying again");
+        } else {
+            tracing::error!(
+                processor = D::PROCESSOR,
+                error = %error,
+                ?wait,
+                tries = self.failures,
+                "LANES STALLED: {what} failed, and will until someone acts; nothing is skipped"
+            );
+        }
+    }
+
+    fn put_back(&mut self, prepared: Prepared<D>) {
+        for (partition, records) in prepared.into_records() {
+            self.put_back_lane(partition, records.into_iter());
+        }
+    }
+
+    fn put_back_lane(&mut self, partition: i32, records: impl DoubleEndedIterator<Item = Record>) {
+        if let Some(slot) = self.slots.get_mut(&partition)
+            && slot.lane.may_commit().is_some()
+        {
+            slot.buffer.put_back(records);
+        }
+    }
+
+    fn committed(
+        &mut self,
+        prepared: Prepared<D>,
+        keys: &BTreeMap<D::Key, i32>,
+        loaded: HashMap<D::Key, D::State>,
+        folded: Folded<D>,
+    ) {
+        self.failures = 0;
+        self.pause_until = None;
+        self.remember(keys, loaded, folded.states);
+        let mut outputs: BTreeMap<i32, _> = folded
+            .lanes
+            .into_iter()
+            .map(|output| (output.partition, output))
+            .collect();
+        let mut records_done = 0;
+        for (partition, records) in prepared.into_records() {
+            let Some(output) = outputs.remove(&partition) else {
+                self.put_back_lane(partition, records.into_iter());
+                continue;
+            };
+            let Some(slot) = self.slots.get_mut(&partition) else {
+                continue;
+            };
+            slot.watermarks = output.watermarks;
+            slot.refusals = 0;
+            slot.not_before = None;
+            slot.failed_takes = 0;
+            let decision = slot.lane.committed();
+            let bytes = records[..output.consumed].iter().map(Record::size).sum();
+            let resume = slot.flow.remove(bytes);
+            slot.buffer.put_back(
+                records
+                    .into_iter()
+                    .skip(output.consumed)
+                    .collect::<Vec<_>>()
+                    .into_iter(),
+            );
+            if resume {
+                self.command(Command::Resume { partition });
+            }
+            self.command(Command::Moved {
+                partition,
+                next_offset: output.next_offset,
+            });
+            let metrics = &self.shared.metrics;
+            metrics.records.increment(output.consumed as u64);
+            metrics.skipped.increment(output.skipped as u64);
+            metrics.dead.increment(output.dead as u64);
+            records_done += output.consumed;
+            self.carry_out(partition, decision, Some(output.outbox));
+        }
+        self.shared.metrics.batches.increment(1);
+        self.shared
+            .metrics
+            .batch_records
+            .record(records_done as f64);
+        // While a refused record is looked for, a half that went through leaves the other to be halved.
+        self.most_records = (self.most_records * 2).min(self.shared.config.limits.records);
+    }
+
+    /// Keeps the batch's states in the memories of their lanes.
+    fn remember(
+        &mut self,
+        keys: &BTreeMap<D::Key, i32>,
+        mut loaded: HashMap<D::Key, D::State>,
+        mut changed: BTreeMap<D::Key, D::State>,
+    ) {
+        for (key, partition) in keys {
+            let Some(cache) = self
+                .slots
+                .get_mut(partition)
+                .and_then(|slot| slot.cache.as_mut())
+            else {
+                continue;
+            };
+            let newest = changed.remove(key).or_else(|| loaded.remove(key));
+            match newest {
+                Some(state) => {
+                    cache.put(key.clone(), Some(state));
+                }
+                None => {
+                    cache.get_or_insert_ref(key, || None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! One loop that owns reading and group membership, and hands everything to the lanes' workers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bm_kafka::{Fetched, Fetcher, Membership, MembershipEvent};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::RunnerError;
+use crate::slot::{Flow, ReadToken};
+use crate::status::RunnerStatus;
+use crate::worker::Message;
+
+/// What a worker asks of the coordinator.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Read the partition from `offset` on; records after the worker's [`Message::ReadBegan`] are of this reading.
+    Read {
+        partition: i32,
+        offset: i64,
+        token: ReadToken,
+        flow: Arc<Flow>,
+    },
+    /// Stop reading it.
+    Stop { partition: i32 },
+    /// Its backlog is small again.
+    Resume { partition: i32 },
+    /// Its cursor moved; told to the group once a second, for lag tools.
+    Moved { partition: i32, next_offset: i64 },
+}
+
+pub(crate) struct Coordinator {
+    fetcher: Arc<Fetcher>,
+    membership: Membership,
+    events: mpsc::UnboundedReceiver<MembershipEvent>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    workers: Vec<mpsc::UnboundedSender<Message>>,
+    flows: BTreeMap<i32, Arc<Flow>>,
+    moved: BTreeMap<i32, i64>,
+    status: Arc<RunnerStatus>,
+    processor: &'static str,
+}
+
+impl Coordinator {
+    pub(crate) fn new(
+        fetcher: Arc<Fetcher>,
+        membership: Membership,
+        events: mpsc::UnboundedReceiver<MembershipEvent>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        workers: Vec<mpsc::UnboundedSender<Message>>,
+        status: Arc<RunnerStatus>,
+        processor: &'static str,
+    ) -> Self {
+        Self {
+            fetcher,
+            membership,
+            events,
+            commands,
+            workers,
+            flows: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            status,
+            processor,
+        }
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), RunnerError> {
+        let mut hints = tokio::time::interval(Duration::from_secs(1));
+        hints.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reader = Arc::clone(&self.fetcher);
+        let failed = loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break None,
+                Some(ended) = tasks.join_next() => {
+                    break Some(ended.err().map_or_else(|| "a worker returned".to_owned(), |e| e.to_string()));
+                }
+                event = self.events.recv() => match event {
+                    Some(event) => self.membership_changed(event),
+                    None => break Some("group membership ended".to_owned()),
+                },
+                Some(command) = self.commands.recv() => self.obey(command),
+                _ = hints.tick() => self.send_hints(),
+                fetched = reader.recv() => self.fetched(fetched),
+            }
+        };
+        self.send_hints();
+        for worker in self.workers.drain(..) {
+            let _ = worker.send(Message::Finish);
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(e) = ended {
+                tracing::error!(processor = self.processor, error = %e, "a worker ended unexpectedly");
+            }
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
+        self.send_hints();
+        self.membership.leave().await;
+        match failed {
+            Some(reason) => Err(RunnerError::TaskEnded(reason)),
+            None => Ok(()),
+        }
+    }
+
+    fn tell(&self, partition: i32, message: Message) {
+        let index = partition.unsigned_abs() as usize % self.workers.len().max(1);
+        if let Some(worker) = self.workers.get(index) {
+            // A worker that is gone is noticed by join_next.
+            let _ = worker.send(message);
+        }
+    }
+
+    fn membership_changed(&mut self, event: MembershipEvent) {
+        match event {
+            MembershipEvent::Assigned(partitions) => {
+                self.status.joined();
+                tracing::info!(
+                    processor = self.processor,
+                    ?partitions,
+                    "partitions assigned"
+                );
+                for partition in partitions {
+                    self.tell(partition, Message::Assigned { partition });
+                }
+            }
+            MembershipEvent::Revoked(partitions) => {
+                tracing::info!(
+                    processor = self.processor,
+                    ?partitions,
+                    running = self.status.running(),
+                    "partitions revoked"
+                );
+                for partition in partitions {
+                    self.moved.remove(&partition);
+                    self.tell(partition, Message::Revoked { partition });
+                }
+            }
+            MembershipEvent::Error(error) => {
+                tracing::warn!(
+                    processor = self.processor,
+                    error,
+                    "group membership has a problem"
+                );
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Read {
+                partition,
+                offset,
+                token,
+                flow,
+            } => {
+                self.flows.insert(partition, flow);
+                match self.fetcher.assign(partition, offset) {
+                    Ok(()) => self.tell(partition, Message::ReadBegan { partition, token }),
+                    Err(e) => self.tell(
+                        partition,
+                        Message::ReadFailed {
+                            partition,
+                            error: e.to_string(),
+                        },
+                    ),
+                }
+            }
+            Command::Stop { partition } => {
+                self.flows.remove(&partition);
+                if let Err(e) = self.fetcher.unassign(partition) {
+                    tracing::warn!(processor = self.processor, partition, error = %e, "could not stop reading");
+                }
+            }
+            Command::Resume { partition } => {
+                if let Some(flow) = self.flows.get(&partition)
+                    && flow.may_resume()
+                {
+                    flow.set_paused(false);
+                    if let Err(e) = self.fetcher.resume(partition) {
+                        self.tell(
+                            partition,
+                            Message::ReadFailed {
+                                partition,
+                                error: e.to_string(),
+                            },
+                        );
+                    }
+                }
+            }
+            Command::Moved {
+                partition,
+                next_offset,
+            } => {
+                self.moved.insert(partition, next_offset);
+            }
+        }
+    }
+
+    fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Record(record) => {
+                let partition = record.partition;
+                let Some(flow) = self.flows.get(&partition) else {
+                    return;
+                };
+                flow.add(record.size());
+                if flow.must_pause() {
+                    flow.set_paused(true);
+                    if let Err(e) = self.fetcher.pause(partition) {
+                        tracing::warn!(processor = self.processor, partition, error = %e, "could not pause reading");
+                    }
+                    // The worker may have caught up between the look and the mark.
+                    if flow.may_resume() {
+                        self.obey(Command::Resume { partition });
+                    }
+                }
+                self.tell(partition, Message::Record(record));
+            }
+            Fetched::OutOfRange { partition, error } => {
+                self.tell(partition, Message::ReadFailed { partition, error });
+            }
+            Fetched::Transient { error } => {
+                tracing::warn!(
+                    processor = self.processor,
+                    error,
+                    "reading has a problem; the client goes on by itself"
+                );
+            }
+            Fetched::Fatal { error } => {
+                tracing::error!(
+                    processor = self.processor,
+                    error,
+                    "reading failed; every lane begins again from its row"
+                );
+                for &partition in self.flows.keys() {
+                    self.tell(
+                        partition,
+                        Message::ReadFailed {
+                            partition,
+                            error: error.clone(),
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    fn send_hints(&mut self) {
+        if !self.moved.is_empty() {
+            let offsets: Vec<_> = std::mem::take(&mut self.moved).into_iter().collect();
+            self.membership.commit_hint(&offsets);
+        }
+    }
+}

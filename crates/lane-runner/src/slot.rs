@@ -1,0 +1,155 @@
+//! One lane in memory: its protocol state, backlog, cached states, and what bounds them.
+
+use std::hash::Hash;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bm_engine::lane::{Lane, LastRecord};
+use bm_engine::{LaneBuffer, Watermarks};
+use lru::LruCache;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::status::LaneFlags;
+
+/// A lane with more than this many bytes read and not committed is not read further.
+const PAUSE_ABOVE: usize = 8 << 20;
+/// Until it has less than this.
+const RESUME_BELOW: usize = 2 << 20;
+
+/// How much of one partition is read and not committed; shared by who reads and who commits.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    bytes: AtomicUsize,
+    paused: AtomicBool,
+}
+
+impl Flow {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// Takes bytes off; true when reading was paused and should go on.
+    pub(crate) fn remove(&self, bytes: usize) -> bool {
+        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.may_resume()
+    }
+
+    pub(crate) fn must_pause(&self) -> bool {
+        !self.paused.load(Ordering::SeqCst) && self.bytes.load(Ordering::SeqCst) > PAUSE_ABOVE
+    }
+
+    pub(crate) fn may_resume(&self) -> bool {
+        self.paused.load(Ordering::SeqCst) && self.bytes.load(Ordering::SeqCst) < RESUME_BELOW
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+    }
+}
+
+/// Identifies one reading of a partition; records of an older one are stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ReadToken(u64);
+
+impl ReadToken {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// How far the current reading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Not asked for.
+    None,
+    /// Asked for; what comes before it begins is of an older one.
+    Asked {
+        token: ReadToken,
+        check: Option<Check>,
+    },
+    /// The record before the cursor is looked at first.
+    Checking(Check),
+    /// Records go into the buffer.
+    Running,
+}
+
+/// The record that must stand before the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Check {
+    pub(crate) offset: i64,
+    pub(crate) expected: LastRecord,
+}
+
+pub(crate) struct Slot<K: Hash + Eq, S> {
+    pub(crate) lane: Lane,
+    pub(crate) generation: i64,
+    pub(crate) watermarks: Watermarks,
+    pub(crate) buffer: LaneBuffer,
+    /// States right while the epoch holds; `None` for keys known to have no row.
+    pub(crate) cache: Option<LruCache<K, Option<S>>>,
+    pub(crate) reading: Reading,
+    pub(crate) last_token: ReadToken,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) publishing: Option<AbortHandle>,
+    /// Takes that failed in a row; sets the backoff.
+    pub(crate) failed_takes: u32,
+    /// Commits the database refused in a row for this lane alone, and when to try again.
+    pub(crate) refusals: u32,
+    pub(crate) not_before: Option<Instant>,
+    pub(crate) flags: LaneFlags,
+}
+
+impl<K: Hash + Eq, S> Slot<K, S> {
+    pub(crate) fn new(cached_states: usize) -> Self {
+        Self {
+            lane: Lane::default(),
+            generation: 0,
+            watermarks: Watermarks::default(),
+            buffer: LaneBuffer::default(),
+            cache: NonZeroUsize::new(cached_states).map(LruCache::new),
+            reading: Reading::None,
+            last_token: ReadToken::default(),
+            flow: Arc::new(Flow::default()),
+            publishing: None,
+            failed_takes: 0,
+            refusals: 0,
+            not_before: None,
+            flags: LaneFlags::default(),
+        }
+    }
+
+    /// Throws away all memory of the lane.
+    pub(crate) fn forget(&mut self) {
+        self.watermarks = Watermarks::default();
+        self.buffer.clear();
+        if let Some(cache) = &mut self.cache {
+            cache.clear();
+        }
+        self.reading = Reading::None;
+        // Whoever still counts on the old one counts for nothing.
+        self.flow = Arc::new(Flow::default());
+        if let Some(publishing) = self.publishing.take() {
+            publishing.abort();
+        }
+        self.refusals = 0;
+        self.not_before = None;
+    }
+
+    /// Whether the lane may be part of a batch at `now` and has records for one.
+    pub(crate) fn has_work(&self, now: Instant) -> bool {
+        !self.buffer.is_empty()
+            && self.lane.may_commit().is_some()
+            && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    pub(crate) fn current_flags(&self) -> LaneFlags {
+        LaneFlags {
+            assigned: self.lane.is_assigned() || self.lane.is_halted(),
+            running: self.reading == Reading::Running,
+            halted: self.lane.is_halted(),
+            stalled: self.refusals > 0,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the outside may know of a runner: readiness, and lanes by state.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Counts of the process's lanes of one processor.
+#[derive(Debug, Default)]
+pub struct RunnerStatus {
+    joined: AtomicBool,
+    assigned: AtomicUsize,
+    running: AtomicUsize,
+    halted: AtomicUsize,
+    stalled: AtomicUsize,
+}
+
+/// Which count a change of a lane's state moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one of the counts, and they combine freely"
+)]
+pub(crate) struct LaneFlags {
+    pub(crate) assigned: bool,
+    pub(crate) running: bool,
+    pub(crate) halted: bool,
+    pub(crate) stalled: bool,
+}
+
+impl RunnerStatus {
+    /// Lanes the group gave to this process.
+    pub fn assigned(&self) -> usize {
+        self.assigned.load(Ordering::Relaxed)
+    }
+
+    /// Lanes taken and applying records.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Lanes that refuse to run until someone acts.
+    pub fn halted(&self) -> usize {
+        self.halted.load(Ordering::Relaxed)
+    }
+
+    /// Lanes whose commit the database refuses again and again.
+    pub fn stalled(&self) -> usize {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Whether the process has joined its group and runs every lane it was given; more processes
+    /// than partitions leave some without any, which is no fault.
+    pub fn is_ready(&self) -> bool {
+        self.joined.load(Ordering::Relaxed) && self.running() == self.assigned()
+    }
+
+    pub(crate) fn joined(&self) {
+        self.joined.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn change(&self, before: LaneFlags, after: LaneFlags) {
+        let step = |count: &AtomicUsize, before: bool, after: bool| match (before, after) {
+            (false, true) => {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        };
+        step(&self.assigned, before.assigned, after.assigned);
+        step(&self.running, before.running, after.running);
+        step(&self.halted, before.halted, after.halted);
+        step(&self.stalled, before.stalled, after.stalled);
+    }
+}

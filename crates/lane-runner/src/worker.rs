@@ -1,0 +1,365 @@
+//! A worker: owns some lanes, and folds a batch of whatever they have, one transaction at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bm_contracts::hash;
+use bm_engine::lane::{Decision, Publication, TakeAttempt};
+use bm_engine::position::{ReadFrom, WrongLog};
+use bm_engine::{Domain, Outbox, Record};
+use bm_storage::LaneStore;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::Shared;
+use crate::coordinator::Command;
+use crate::slot::{Check, ReadToken, Reading, Slot};
+use crate::take::{self, TakeError, Taken};
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The group gave us the partition.
+    Assigned { partition: i32 },
+    /// The group took it away.
+    Revoked { partition: i32 },
+    /// Records after this are of the reading with this token.
+    ReadBegan { partition: i32, token: ReadToken },
+    /// The partition cannot be read from where it should be.
+    ReadFailed { partition: i32, error: String },
+    /// The next record read.
+    Record(Record),
+    /// A take ended.
+    Took {
+        partition: i32,
+        attempt: TakeAttempt,
+        result: Result<Taken, TakeError>,
+    },
+    /// A publication is acked.
+    Acked {
+        partition: i32,
+        publication: Publication,
+    },
+    /// End after the batch under way.
+    Finish,
+}
+
+pub(crate) struct Worker<D: Domain, S> {
+    pub(crate) shared: Arc<Shared<D, S>>,
+    pub(crate) slots: BTreeMap<i32, Slot<D::Key, D::State>>,
+    pub(crate) rules: Option<Arc<D::Rules>>,
+    sender: mpsc::UnboundedSender<Message>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// The database could not be asked; all lanes wait until then.
+    pub(crate) pause_until: Option<Instant>,
+    pub(crate) failures: u32,
+    /// Most records of the next batch; small while the record that the database refuses is looked for.
+    pub(crate) most_records: usize,
+    /// Batches left that hold one lane only, to find out whose commit the database refuses.
+    pub(crate) one_lane_batches: usize,
+    /// Which lane comes first in the next batch.
+    pub(crate) next_lane: i32,
+    finishing: bool,
+}
+
+impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
+    pub(crate) fn new(
+        shared: Arc<Shared<D, S>>,
+        sender: mpsc::UnboundedSender<Message>,
+        inbox: mpsc::UnboundedReceiver<Message>,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        let most_records = shared.config.limits.records;
+        Self {
+            shared,
+            slots: BTreeMap::new(),
+            rules: None,
+            sender,
+            inbox,
+            commands,
+            pause_until: None,
+            failures: 0,
+            most_records,
+            one_lane_batches: 0,
+            next_lane: 0,
+            finishing: false,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            while let Ok(message) = self.inbox.try_recv() {
+                self.handle(message);
+            }
+            if self.finishing {
+                self.finish().await;
+                return;
+            }
+            let now = Instant::now();
+            let paused = self.pause_until.filter(|at| *at > now);
+            if paused.is_none() && self.slots.values().any(|slot| slot.has_work(now)) {
+                self.run_batch().await;
+                self.report();
+                continue;
+            }
+            let wake = paused.or_else(|| {
+                self.slots
+                    .values()
+                    .filter_map(|slot| slot.not_before)
+                    .filter(|at| *at > now)
+                    .min()
+            });
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.handle(message),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+            }
+            self.report();
+        }
+    }
+
+    /// Waits, within bounds, until what was committed is acked: the next owner has less to repeat.
+    async fn finish(&mut self) {
+        let deadline = Instant::now() + self.shared.config.drain;
+        while self.slots.values().any(|slot| slot.publishing.is_some()) {
+            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
+                Ok(Some(message @ Message::Acked { .. })) => self.handle(message),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        for slot in self.slots.values_mut() {
+            let _ = slot.lane.revoked();
+            slot.forget();
+        }
+        self.report();
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Assigned { partition } => {
+                let decision = self.slot(partition).lane.assigned();
+                self.carry_out(partition, decision, None);
+            }
+            Message::Revoked { partition } => {
+                let decision = self.slot(partition).lane.revoked();
+                self.carry_out(partition, decision, None);
+            }
+            Message::ReadBegan { partition, token } => {
+                let slot = self.slot(partition);
+                if let Reading::Asked {
+                    token: asked,
+                    check,
+                } = slot.reading
+                    && asked == token
+                {
+                    slot.reading = check.map_or(Reading::Running, Reading::Checking);
+                }
+            }
+            Message::ReadFailed { partition, error } => {
+                tracing::error!(
+                    processor = D::PROCESSOR,
+                    partition,
+                    error,
+                    "cannot read on; the lane begins again from its row"
+                );
+                self.retake(partition);
+            }
+            Message::Record(record) => self.read(record),
+            Message::Took {
+                partition,
+                attempt,
+                result,
+            } => self.took(partition, attempt, result),
+            Message::Acked {
+                partition,
+                publication,
+            } => {
+                let slot = self.slot(partition);
+                slot.lane.acked(publication);
+                if slot.lane.may_commit().is_some() {
+                    slot.publishing = None;
+                }
+            }
+            Message::Finish => self.finishing = true,
+        }
+    }
+
+    fn slot(&mut self, partition: i32) -> &mut Slot<D::Key, D::State> {
+        self.slots
+            .entry(partition)
+            .or_insert_with(|| Slot::new(D::CACHED_STATES_PER_LANE))
+    }
+
+    fn retake(&mut self, partition: i32) {
+        let slot = self.slot(partition);
+        slot.failed_takes += 1;
+        let decision = slot.lane.retake();
+        self.carry_out(partition, decision, None);
+    }
+
+    fn read(&mut self, record: Record) {
+        let partition = record.partition;
+        let size = record.size();
+        let slot = self.slot(partition);
+        match slot.reading {
+            Reading::Running => slot.buffer.push(record),
+            Reading::Checking(Check { offset, expected }) => {
+                slot.flow.remove(size);
+                if record.offset == offset
+                    && hash::record_hash(&record.key, &record.value) == expected.hash
+                {
+                    slot.reading = Reading::Running;
+                } else {
+                    let error = WrongLog::OtherRecord { cursor: offset + 1 };
+                    self.halt(partition, &error.to_string());
+                }
+            }
+            // Of an older reading.
+            Reading::None | Reading::Asked { .. } => {}
+        }
+    }
+
+    fn took(&mut self, partition: i32, attempt: TakeAttempt, result: Result<Taken, TakeError>) {
+        let slot = self.slot(partition);
+        if !slot.lane.awaits(attempt) {
+            return;
+        }
+        match result {
+            Ok(taken) => {
+                slot.failed_takes = 0;
+                slot.generation = taken.row.generation;
+                slot.watermarks = taken.row.watermarks;
+                let decision = slot
+                    .lane
+                    .taken(attempt, taken.row.epoch, taken.row.next_offset);
+                tracing::info!(
+                    processor = D::PROCESSOR,
+                    partition,
+                    epoch = taken.row.epoch,
+                    cursor = taken.row.next_offset,
+                    republished = taken.row.outbox.messages.len(),
+                    "lane taken"
+                );
+                match taken.from {
+                    Ok(from) => {
+                        self.start_reading(partition, from);
+                        self.carry_out(partition, decision, Some(taken.row.outbox));
+                    }
+                    Err(wrong) => {
+                        // What was committed is owed to the readers all the same.
+                        let published = self
+                            .shared
+                            .publisher
+                            .publish(Arc::new(taken.row.outbox.messages));
+                        tokio::spawn(published);
+                        self.halt(partition, &wrong.to_string());
+                    }
+                }
+            }
+            Err(error) if error.halts() => self.halt(partition, &error.to_string()),
+            Err(error) => {
+                slot.failed_takes += 1;
+                tracing::warn!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "could not take the lane; trying again");
+                let decision = slot.lane.take_failed(attempt);
+                self.carry_out(partition, decision, None);
+            }
+        }
+    }
+
+    fn halt(&mut self, partition: i32, error: &str) {
+        tracing::error!(
+            processor = D::PROCESSOR,
+            partition,
+            error,
+            "LANE HALTED: it applies nothing until this is resolved and the process is started again"
+        );
+        let decision = self.slot(partition).lane.halt();
+        self.carry_out(partition, decision, None);
+    }
+
+    fn start_reading(&mut self, partition: i32, from: ReadFrom) {
+        let slot = self.slot(partition);
+        let (offset, check) = match from {
+            ReadFrom::Cursor(offset) => (offset, None),
+            ReadFrom::Before { offset, expected } => (offset, Some(Check { offset, expected })),
+        };
+        slot.last_token = slot.last_token.next();
+        let token = slot.last_token;
+        slot.reading = Reading::Asked { token, check };
+        let flow = Arc::clone(&slot.flow);
+        self.command(Command::Read {
+            partition,
+            offset,
+            token,
+            flow,
+        });
+    }
+
+    pub(crate) fn command(&self, command: Command) {
+        // A coordinator that is gone is about to end this worker too.
+        let _ = self.commands.send(command);
+    }
+
+    /// Does what the lane decided. `outbox` is what a publication publishes.
+    pub(crate) fn carry_out(&mut self, partition: i32, decision: Decision, outbox: Option<Outbox>) {
+        match decision {
+            Decision::Nothing => {}
+            Decision::Forget => {
+                self.slot(partition).forget();
+                self.command(Command::Stop { partition });
+            }
+            Decision::ForgetAndTake { attempt, backoff } => {
+                let slot = self.slot(partition);
+                slot.forget();
+                let wait = backoff.then(|| take::backoff(slot.failed_takes));
+                self.command(Command::Stop { partition });
+                let shared = Arc::clone(&self.shared);
+                let sender = self.sender.clone();
+                tokio::spawn(async move {
+                    if let Some(wait) = wait {
+                        tokio::time::sleep(wait).await;
+                    }
+                    let result = take::take(&shared, partition).await;
+                    let _ = sender.send(Message::Took {
+                        partition,
+                        attempt,
+                        result,
+                    });
+                });
+            }
+            Decision::Publish { publication } => {
+                let messages = outbox.unwrap_or_default().messages;
+                let slot = self.slot(partition);
+                if messages.is_empty() {
+                    slot.lane.acked(publication);
+                    return;
+                }
+                let published = self.shared.publisher.publish(Arc::new(messages));
+                let sender = self.sender.clone();
+                let task = tokio::spawn(async move {
+                    published.await;
+                    let _ = sender.send(Message::Acked {
+                        partition,
+                        publication,
+                    });
+                });
+                self.slot(partition).publishing = Some(task.abort_handle());
+            }
+        }
+    }
+
+    /// Keeps the counts of lanes by state up to date.
+    fn report(&mut self) {
+        for slot in self.slots.values_mut() {
+            let flags = slot.current_flags();
+            if flags != slot.flags {
+                self.shared.status.change(slot.flags, flags);
+                slot.flags = flags;
+            }
+        }
+    }
+}

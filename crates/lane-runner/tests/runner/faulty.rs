@@ -1,0 +1,118 @@
+//! A reward store that fails as told, around the real one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bm_domain::reward::{GrantId, GrantRow, LedgerEntry, RewardDomain};
+use bm_engine::ConfigDemand;
+use bm_engine::lane::LaneMove;
+use bm_storage::{CommitError, LaneStore, RewardStore, StoreError};
+
+/// What goes wrong with a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It happens, and nobody hears of it.
+    LoseReplyAfter,
+    /// It does not happen, and nobody hears of that.
+    LoseReplyBefore,
+    /// The database calls a value bad.
+    Data,
+    /// The database refuses for a reason that is not the data's.
+    NoPartition,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    next: Option<Fault>,
+    player: Option<(String, Fault)>,
+    done: usize,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Faulty {
+    inner: RewardStore,
+    plan: Arc<Mutex<Plan>>,
+}
+
+impl Faulty {
+    pub(crate) fn around(inner: RewardStore) -> Self {
+        Self {
+            inner,
+            plan: Arc::default(),
+        }
+    }
+
+    /// The next commit fails so.
+    pub(crate) fn next(&self, fault: Fault) {
+        self.plan.lock().unwrap().next = Some(fault);
+    }
+
+    /// Every commit with a grant of this player fails so.
+    pub(crate) fn refuse_player(&self, user: &str, fault: Fault) {
+        self.plan.lock().unwrap().player = Some((user.to_owned(), fault));
+    }
+
+    /// No commit fails from now on.
+    pub(crate) fn relent(&self) {
+        *self.plan.lock().unwrap() = Plan::default();
+    }
+
+    /// How many commits have failed as told by [`Faulty::next`].
+    pub(crate) fn faults_done(&self) -> usize {
+        self.plan.lock().unwrap().done
+    }
+
+    fn fault(&self, rows: &[GrantRow]) -> Option<Fault> {
+        let mut plan = self.plan.lock().unwrap();
+        if let Some(fault) = plan.next.take() {
+            plan.done += 1;
+            return Some(fault);
+        }
+        let (player, fault) = plan.player.as_ref()?;
+        rows.iter()
+            .any(|row| row.user_id.as_str() == player)
+            .then_some(*fault)
+    }
+}
+
+impl LaneStore<RewardDomain> for Faulty {
+    async fn rules(
+        &self,
+        held: Option<Arc<()>>,
+        demand: ConfigDemand,
+    ) -> Result<Arc<()>, StoreError> {
+        LaneStore::<RewardDomain>::rules(&self.inner, held, demand).await
+    }
+
+    async fn load(&self, keys: &[GrantId]) -> Result<Vec<(GrantId, LedgerEntry)>, StoreError> {
+        LaneStore::<RewardDomain>::load(&self.inner, keys).await
+    }
+
+    async fn commit(
+        &self,
+        lanes: &[LaneMove],
+        states: &BTreeMap<GrantId, LedgerEntry>,
+        rows: &[GrantRow],
+    ) -> Result<(), CommitError> {
+        let inner = LaneStore::<RewardDomain>::commit(&self.inner, lanes, states, rows);
+        let lost = || CommitError::ReplyLost("as told".to_owned());
+        match self.fault(rows) {
+            None => inner.await,
+            Some(Fault::LoseReplyAfter) => {
+                inner.await?;
+                Err(lost())
+            }
+            Some(Fault::LoseReplyBefore) => Err(lost()),
+            Some(Fault::Data) => Err(CommitError::Data {
+                sqlstate: "22P05".to_owned(),
+                message: "untranslatable character".to_owned(),
+            }),
+            Some(Fault::NoPartition) => Err(CommitError::Undone {
+                transient: false,
+                sqlstate: "23514".to_owned(),
+                message: "no partition of relation found for row".to_owned(),
+            }),
+        }
+    }
+}

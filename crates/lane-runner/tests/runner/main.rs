@@ -1,0 +1,318 @@
+//! The runner on a real broker and database, under a storage that fails as told.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod faulty;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bm_contracts::messages::{DeadLetter, RewardEvent};
+use bm_contracts::{GameId, StudioId, Timestamp, Topic, UserId, hash};
+use bm_domain::reward::RewardDomain;
+use bm_kafka::KafkaConfig;
+use bm_lane_runner::{Runner, RunnerConfig, RunnerStatus};
+use bm_storage::{LaneTable, RewardStore, Storage, StorageConfig};
+use bm_testkit::{TestDatabase, TestTopics, eventually};
+use faulty::{Fault, Faulty};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const PARTITIONS: i32 = 5;
+
+/// A database, topics, and one runner of the reward domain over a [`Faulty`] store.
+struct World {
+    topics: TestTopics,
+    database: TestDatabase,
+    storage: Storage,
+    store: Faulty,
+    status: Arc<RunnerStatus>,
+    stop: CancellationToken,
+    runner: Option<JoinHandle<()>>,
+    sent: BTreeSet<String>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let topics = TestTopics::registry().await;
+        let database = TestDatabase::with_schema().await;
+        let storage = Storage::connect_lazily(
+            &StorageConfig::for_url("runner-test", &database.url(), 8).unwrap(),
+        );
+        let store = Faulty::around(RewardStore::new(storage.clone()));
+        Self {
+            topics,
+            database,
+            storage,
+            store,
+            status: Arc::default(),
+            stop: CancellationToken::new(),
+            runner: None,
+            sent: BTreeSet::new(),
+        }
+    }
+
+    fn start(&mut self) {
+        let get = |name: &str| match name {
+            "REDPANDA_BROKERS" => Some(self.topics.brokers().to_owned()),
+            "BM_TOPIC_PREFIX" => Some(self.topics.prefix().to_owned()),
+            // One worker has all lanes: they share batches.
+            "BM_WORKERS" => Some("1".to_owned()),
+            "CONSUMER_GROUP" => Some(format!("{}rewards", self.topics.prefix())),
+            _ => None,
+        };
+        self.status = Arc::default();
+        self.stop = CancellationToken::new();
+        let runner = Runner {
+            domain: Arc::new(RewardDomain),
+            store: Arc::new(self.store.clone()),
+            lanes: LaneTable::new(self.storage.clone()),
+            kafka: KafkaConfig::from_vars(get).unwrap(),
+            config: RunnerConfig::from_vars("reward-processor", get).unwrap(),
+            now: Arc::new(|| Timestamp::clamped(0)),
+            status: Arc::clone(&self.status),
+        };
+        let stop = self.stop.clone();
+        self.runner = Some(tokio::spawn(async move { runner.run(stop).await.unwrap() }));
+    }
+
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(runner) = self.runner.take() {
+            tokio::time::timeout(DEADLINE, runner)
+                .await
+                .expect("the runner ends when told to")
+                .unwrap();
+        }
+    }
+
+    /// Appends a grant for player `user`, and expects it in the ledger.
+    async fn grant(&mut self, user: &str, index: usize) -> i32 {
+        let (studio, game, user) = (
+            StudioId::new("s").unwrap(),
+            GameId::new("g").unwrap(),
+            UserId::new(user).unwrap(),
+        );
+        let event = RewardEvent {
+            grant_id: hash::grant_id(&studio, &game, "quest_q", "", &user, index),
+            source: "quest_q".to_owned(),
+            reward: serde_json::value::RawValue::from_string(r#"{"type":"coins"}"#.to_owned())
+                .unwrap(),
+            timestamp: Timestamp::clamped(1_000),
+            studio_id: studio,
+            game_id: game,
+            user_id: user,
+        };
+        let key = bm_contracts::partition::player_key(&event.game_id, &event.user_id);
+        let partition = bm_contracts::partition::partition_for(key.as_bytes(), PARTITIONS);
+        self.sent.insert(event.grant_id.clone());
+        let value = serde_json::to_vec(&event).unwrap();
+        self.topics
+            .produce(
+                Topic::RewardEvents.name(),
+                partition,
+                Some(key.as_bytes()),
+                Some(&value),
+                &[],
+            )
+            .await;
+        partition
+    }
+
+    async fn ledger(&self) -> i64 {
+        self.storage.count_grants().await.unwrap()
+    }
+
+    async fn await_ledger(&self, rows: i64) {
+        eventually(DEADLINE, "the rows of the ledger", || async {
+            (self.ledger().await == rows).then_some(())
+        })
+        .await;
+    }
+
+    /// The distinct grants announced on `reward.status`.
+    async fn announced(&self) -> BTreeSet<String> {
+        let records = self.topics.read_all(Topic::RewardStatus.name()).await;
+        records
+            .iter()
+            .map(|record| record.json()["grantId"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    async fn await_announced(&self, count: usize) {
+        eventually(DEADLINE, "the announcements", || async {
+            (self.announced().await.len() == count).then_some(())
+        })
+        .await;
+    }
+
+    async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let records = self.topics.read_all(Topic::DeadLetter.name()).await;
+        records
+            .iter()
+            .map(|record| serde_json::from_value(record.json()).unwrap())
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_reply_is_lost_counts_once_whether_it_happened_or_not() {
+    let mut world = World::new().await;
+    world.start();
+    for (round, fault) in [
+        Fault::LoseReplyAfter,
+        Fault::LoseReplyBefore,
+        Fault::LoseReplyAfter,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.store.next(fault);
+        for player in 0..20 {
+            world.grant(&format!("p{player}"), round).await;
+        }
+        world.await_ledger((round as i64 + 1) * 20).await;
+    }
+    assert_eq!(world.store.faults_done(), 3);
+    world.await_announced(60).await;
+    assert_eq!(world.announced().await, world.sent);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_the_database_refuses_becomes_a_dead_letter_and_all_others_count() {
+    let mut world = World::new().await;
+    world.store.refuse_player("bad", Fault::Data);
+    for index in 0..40 {
+        world.grant(&format!("p{}", index % 7), index).await;
+        if index == 20 {
+            world.grant("bad", 0).await;
+        }
+    }
+    world.start();
+    world.await_ledger(40).await;
+    let letters = eventually(DEADLINE, "the dead letter", || async {
+        let letters = world.dead_letters().await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
+    let [letter] = &letters[..] else {
+        panic!("one dead letter expected: {letters:?}")
+    };
+    assert_eq!(letter.code, "refused_by_database_22P05");
+    assert!(
+        String::from_utf8(letter.value().unwrap())
+            .unwrap()
+            .contains("\"bad\"")
+    );
+    // The lane went on behind it.
+    world.grant("bad-neighbour", 0).await;
+    world.await_ledger(41).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_is_no_data_stalls_one_lane_and_loses_nothing() {
+    let mut world = World::new().await;
+    world.store.refuse_player("stuck", Fault::NoPartition);
+    let stuck = world.grant("stuck", 0).await;
+    let mut others = 0;
+    let mut behind = 0;
+    for index in 0..50 {
+        if world.grant(&format!("p{index}"), 0).await == stuck {
+            behind += 1
+        } else {
+            others += 1
+        }
+    }
+    world.start();
+    world.await_ledger(others).await;
+    let status = Arc::clone(&world.status);
+    eventually(DEADLINE, "the stalled lane", || async {
+        (status.stalled() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(world.dead_letters().await, []);
+    world.store.relent();
+    world.await_ledger(others + behind + 1).await;
+    eventually(DEADLINE, "no stalled lane", || async {
+        (status.stalled() == 0).then_some(())
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_taken_by_someone_else_is_taken_again_and_the_others_go_on() {
+    let mut world = World::new().await;
+    world.start();
+    world.grant("first", 0).await;
+    world.await_ledger(1).await;
+    let lanes = LaneTable::new(world.storage.clone());
+    for round in 0..3 {
+        lanes
+            .take("reward-processor", Topic::RewardEvents, round % PARTITIONS)
+            .await
+            .unwrap()
+            .unwrap();
+        for player in 0..20 {
+            world.grant(&format!("p{player}"), round as usize).await;
+        }
+        world.await_ledger(1 + (i64::from(round) + 1) * 20).await;
+    }
+    world.await_announced(61).await;
+    assert_eq!(world.announced().await, world.sent);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_goes_on_where_it_stopped_and_refuses_a_topic_made_anew() {
+    let mut world = World::new().await;
+    world.start();
+    for player in 0..10 {
+        world.grant(&format!("p{player}"), 0).await;
+    }
+    world.await_ledger(10).await;
+    world.stop().await;
+    for player in 0..10 {
+        world.grant(&format!("p{player}"), 1).await;
+    }
+    world.start();
+    world.await_ledger(20).await;
+    world.await_announced(20).await;
+    world.stop().await;
+
+    world.topics.delete(Topic::RewardEvents.name()).await;
+    world
+        .topics
+        .add([bm_testkit::TopicPlan::of(Topic::RewardEvents)])
+        .await;
+    for player in 0..60 {
+        world.grant(&format!("p{player}"), 2).await;
+    }
+    // Lanes that had no record yet have nothing to tell the logs apart by, and begin at 0 rightly.
+    let touched: BTreeSet<i32> = world
+        .storage
+        .lanes_of("reward-processor")
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|lane| lane.next_offset > 0)
+        .map(|lane| lane.partition)
+        .collect();
+    world.start();
+    let status = Arc::clone(&world.status);
+    assert!(!touched.is_empty());
+    eventually(DEADLINE, "the halted lanes", || async {
+        (status.halted() == touched.len()).then_some(())
+    })
+    .await;
+    world.stop().await;
+    drop(world.database);
+}

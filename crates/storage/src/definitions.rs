@@ -1,0 +1,452 @@
+//! Saving definitions: all or nothing, one step of the config counter for each that changed.
+
+use bm_contracts::messages::ConfigMessage;
+use bm_contracts::{GameId, QuestId, StudioId, Topic};
+use bm_domain::definition::{DefinitionFile, QuestDefinition};
+use bm_domain::quest::QuestStatus;
+use serde_json::value::RawValue;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::arrays::{SqlTime, sql_time};
+use crate::error::{Failure, StoreError};
+use crate::pool::Storage;
+use crate::session::run;
+
+/// What [`Storage::apply`] changed.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The config counter after it; a definition saved counts for every event stamped with this or more.
+    pub config_seq: i64,
+    /// One per definition that changed, in the order saved. They are in the outbox, too.
+    pub messages: Vec<ConfigMessage>,
+    /// Definitions that were there already, word for word.
+    pub unchanged: usize,
+}
+
+/// What only the database knows to be wrong with a file of definitions.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyFault {
+    /// The game is another studio's. The sentence does not name which.
+    #[error("$.games[{index}].gameId: {game_id} belongs to another studio")]
+    ForeignGame {
+        /// Place in the file's `games`.
+        index: usize,
+        /// Which game.
+        game_id: GameId,
+    },
+    /// The quest's game is neither in the file nor in the database.
+    #[error("$.quests[{index}].gameId: {game_id} is not a known game")]
+    UnknownGame {
+        /// Place in the file's `quests`.
+        index: usize,
+        /// Which game.
+        game_id: GameId,
+    },
+}
+
+/// Nothing was saved.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The file is at fault; every fault there is.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Faults(Vec<ApplyFault>),
+    /// The database is. After [`StoreError::Unavailable`] it may be saved all the same: applying
+    /// the file again saves only what is not there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How often a transaction that lost a race is tried.
+const ATTEMPTS: u32 = 3;
+
+impl Storage {
+    /// Saves games and quests, all or nothing. A quest that is there already in the same words gets
+    /// no new version. The messages for `config.*` are written with it; see
+    /// [`Storage::pending_config_messages`].
+    pub async fn apply(&self, file: &DefinitionFile) -> Result<Applied, ApplyError> {
+        const NAME: &str = "definitions_apply";
+        let mut attempt = 1;
+        loop {
+            match run!(self, NAME, |connection| apply_within(connection, file)) {
+                Ok(outcome) => return outcome.map_err(ApplyError::Faults),
+                Err(Failure::Database(error))
+                    if error.code().starts_with("40") && attempt < ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(failure) => return Err(failure.into_store_error(NAME).into()),
+            }
+        }
+    }
+}
+
+type Outcome = Result<Applied, Vec<ApplyFault>>;
+
+async fn apply_within(
+    connection: &mut PgConnection,
+    file: &DefinitionFile,
+) -> Result<Outcome, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    // Held until the commit: saves commit in the order they count.
+    let counter = sqlx::query_scalar!("SELECT value FROM config_counter FOR UPDATE")
+        .fetch_one(&mut *tx)
+        .await?;
+    save_games(&mut tx, file).await?;
+    let studios = match studios_of(&mut tx, file).await? {
+        Ok(studios) => studios,
+        Err(faults) => {
+            tx.rollback().await?;
+            return Ok(Err(faults));
+        }
+    };
+    let changes = changed_quests(&mut tx, file, &studios, counter).await?;
+    let unchanged = file.quests.len() - changes.len();
+    let mut applied = Applied {
+        config_seq: counter,
+        messages: Vec::with_capacity(changes.len()),
+        unchanged,
+    };
+    for change in &changes {
+        save_quest(&mut tx, change).await?;
+        let message = change.message();
+        add_to_outbox(&mut tx, Topic::ConfigQuests, &message).await?;
+        applied.config_seq = change.config_seq;
+        applied.messages.push(message);
+    }
+    if !changes.is_empty() {
+        sqlx::query!("UPDATE config_counter SET value = $1", applied.config_seq)
+            .execute(&mut *tx)
+            .await?;
+    }
+    tx.commit().await?;
+    Ok(Ok(applied))
+}
+
+/// Adds games and renames those of the same studio; leaves another studio's as they are.
+async fn save_games(tx: &mut PgConnection, file: &DefinitionFile) -> Result<(), sqlx::Error> {
+    if file.games.is_empty() {
+        return Ok(());
+    }
+    let studios: Vec<&str> = file.games.iter().map(|g| g.studio_id.as_str()).collect();
+    let games: Vec<&str> = file.games.iter().map(|g| g.game_id.as_str()).collect();
+    let names: Vec<&str> = file.games.iter().map(|g| g.name.as_str()).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO games (studio_id, game_id, name)
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
+        ON CONFLICT (game_id) DO UPDATE SET name = excluded.name, updated_at = now()
+        WHERE games.studio_id = excluded.studio_id AND games.name <> excluded.name
+        "#,
+        &studios as _,
+        &games as _,
+        &names as _,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The studio of each quest's game, in the quests' order; or every fault.
+async fn studios_of(
+    tx: &mut PgConnection,
+    file: &DefinitionFile,
+) -> Result<Result<Vec<StudioId>, Vec<ApplyFault>>, sqlx::Error> {
+    let games: Vec<&str> = file
+        .games
+        .iter()
+        .map(|game| &game.game_id)
+        .chain(file.quests.iter().map(|quest| &quest.game_id))
+        .map(GameId::as_str)
+        .collect();
+    let owners: std::collections::BTreeMap<String, String> = sqlx::query!(
+        "SELECT game_id, studio_id FROM games WHERE game_id = ANY ($1::text[])",
+        &games as _,
+    )
+    .fetch_all(tx)
+    .await?
+    .into_iter()
+    .map(|row| (row.game_id, row.studio_id))
+    .collect();
+    let mut faults = Vec::new();
+    for (index, game) in file.games.iter().enumerate() {
+        if owners.get(game.game_id.as_str()).map(String::as_str) != Some(game.studio_id.as_str()) {
+            faults.push(ApplyFault::ForeignGame {
+                index,
+                game_id: game.game_id.clone(),
+            });
+        }
+    }
+    let mut studios = Vec::with_capacity(file.quests.len());
+    for (index, quest) in file.quests.iter().enumerate() {
+        match owners.get(quest.game_id.as_str()) {
+            Some(studio) => studios.push(
+                StudioId::new(studio.as_str()).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
+            ),
+            None => faults.push(ApplyFault::UnknownGame {
+                index,
+                game_id: quest.game_id.clone(),
+            }),
+        }
+    }
+    Ok(if faults.is_empty() {
+        Ok(studios)
+    } else {
+        Err(faults)
+    })
+}
+
+/// A quest that gets a new version.
+struct QuestChange<'a> {
+    quest: &'a QuestDefinition,
+    studio_id: StudioId,
+    /// The quest's row, when there is one.
+    id: Option<Uuid>,
+    version: i32,
+    config_seq: i64,
+    definition: Box<RawValue>,
+}
+
+impl QuestChange<'_> {
+    fn message(&self) -> ConfigMessage {
+        ConfigMessage {
+            studio_id: self.studio_id.clone(),
+            game_id: self.quest.game_id.clone(),
+            id: self.quest.quest_id.as_str().to_owned(),
+            version: self.version,
+            config_seq: self.config_seq,
+            status: QuestStatus::Active.as_str().to_owned(),
+            definition: self.definition.clone(),
+        }
+    }
+}
+
+async fn changed_quests<'a>(
+    tx: &mut PgConnection,
+    file: &'a DefinitionFile,
+    studios: &[StudioId],
+    counter: i64,
+) -> Result<Vec<QuestChange<'a>>, sqlx::Error> {
+    let games: Vec<&str> = file.quests.iter().map(|q| q.game_id.as_str()).collect();
+    let quests: Vec<&str> = file.quests.iter().map(|q| q.quest_id.as_str()).collect();
+    let definitions: Vec<String> = file.quests.iter().map(QuestDefinition::to_stored).collect();
+    let rows = sqlx::query!(
+        r#"
+        SELECT q.id AS "id?", q.version AS "version?",
+               (v.definition IS NOT DISTINCT FROM u.definition::jsonb AND q.status = $4) AS "same!"
+        FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY
+            AS u (game_id, quest_id, definition, place)
+        LEFT JOIN quests AS q ON q.game_id = u.game_id AND q.quest_id = u.quest_id
+        LEFT JOIN quest_versions AS v ON v.quest_id = q.id AND v.version = q.version
+        ORDER BY u.place
+        "#,
+        &games as _,
+        &quests as _,
+        &definitions,
+        QuestStatus::Active.as_str(),
+    )
+    .fetch_all(tx)
+    .await?;
+    let mut changes = Vec::new();
+    for (((quest, studio_id), definition), row) in
+        file.quests.iter().zip(studios).zip(definitions).zip(rows)
+    {
+        if row.id.is_some() && row.same {
+            continue;
+        }
+        changes.push(QuestChange {
+            quest,
+            studio_id: studio_id.clone(),
+            id: row.id,
+            version: row.version.unwrap_or(0) + 1,
+            config_seq: counter + 1 + changes.len() as i64,
+            definition: RawValue::from_string(definition)
+                .map_err(|e| sqlx::Error::Encode(Box::new(e)))?,
+        });
+    }
+    Ok(changes)
+}
+
+async fn save_quest(tx: &mut PgConnection, change: &QuestChange<'_>) -> Result<(), sqlx::Error> {
+    let quest = change.quest;
+    let start: Option<SqlTime> = quest.start_date.map(sql_time);
+    let end: Option<SqlTime> = quest.end_date.map(sql_time);
+    sqlx::query!(
+        r#"
+        WITH input AS (SELECT $1::text::jsonb AS definition), saved AS (
+            INSERT INTO quests (
+                id, studio_id, game_id, quest_id, name, description, conditions, rewards,
+                start_date, end_date, status, version, config_seq
+            )
+            SELECT coalesce($2::uuid, gen_random_uuid()), $3, $4, $5, $6, $7,
+                   definition -> 'conditions', definition -> 'rewards', $8, $9, $10, $11, $12
+            FROM input
+            ON CONFLICT (game_id, quest_id) DO UPDATE
+            SET name = excluded.name, description = excluded.description,
+                conditions = excluded.conditions, rewards = excluded.rewards,
+                start_date = excluded.start_date, end_date = excluded.end_date,
+                status = excluded.status, version = excluded.version,
+                config_seq = excluded.config_seq, updated_at = now()
+            RETURNING id
+        )
+        INSERT INTO quest_versions (quest_id, version, studio_id, config_seq, status, definition)
+        SELECT saved.id, $11, $3, $12, $10, input.definition FROM saved, input
+        "#,
+        change.definition.get(),
+        change.id,
+        change.studio_id.as_str(),
+        quest.game_id.as_str(),
+        quest.quest_id.as_str(),
+        quest.name,
+        quest.description,
+        start as _,
+        end as _,
+        QuestStatus::Active.as_str(),
+        change.version,
+        change.config_seq,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn add_to_outbox(
+    tx: &mut PgConnection,
+    topic: Topic,
+    message: &ConfigMessage,
+) -> Result<(), sqlx::Error> {
+    let value = serde_json::to_vec(message).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
+    sqlx::query!(
+        "INSERT INTO config_outbox (studio_id, topic, key, value) VALUES ($1, $2, $3, $4)",
+        message.studio_id.as_str(),
+        topic.name(),
+        format!("{}:{}", message.game_id, message.id),
+        value,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A `config.*` message that is saved and not yet known to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingConfigMessage {
+    /// Names it in [`Storage::config_messages_published`].
+    pub id: i64,
+    /// Where to.
+    pub topic: Topic,
+    /// `gameId:id`
+    pub key: String,
+    /// A [`ConfigMessage`] as JSON.
+    pub value: Vec<u8>,
+}
+
+/// Held while messages are claimed, so that only one publisher has any.
+const CLAIM_LOCK: i64 = 0x626d_636f_6e66_6967;
+
+impl Storage {
+    /// The oldest messages to be published (up to 500), in order; they are the caller's for 30 s,
+    /// and until then nobody else gets any: two publishers could append an older version last.
+    /// So give up an append that takes longer.
+    pub async fn pending_config_messages(&self) -> Result<Vec<PendingConfigMessage>, StoreError> {
+        const NAME: &str = "config_outbox_claim";
+        let mut messages = run!(self, NAME, |connection| claim(connection))
+            .map_err(|failure| failure.into_store_error(NAME))?
+            .into_iter()
+            .map(|(id, topic, key, value)| {
+                let topic = Topic::from_name(&topic).ok_or_else(|| StoreError::Corrupt {
+                    statement: NAME,
+                    why: format!("message {id} is for the unknown topic {topic}"),
+                })?;
+                Ok(PendingConfigMessage {
+                    id,
+                    topic,
+                    key,
+                    value,
+                })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        messages.sort_unstable_by_key(|message| message.id);
+        Ok(messages)
+    }
+
+    /// The broker has these: they need not be published again.
+    pub async fn config_messages_published(&self, ids: &[i64]) -> Result<(), StoreError> {
+        const NAME: &str = "config_outbox_done";
+        run!(self, NAME, |connection| sqlx::query!(
+            "DELETE FROM config_outbox WHERE id = ANY ($1)",
+            ids
+        )
+        .execute(connection))
+        .map(|_| ())
+        .map_err(|failure| failure.into_store_error(NAME))
+    }
+}
+
+async fn claim(
+    connection: &mut PgConnection,
+) -> Result<Vec<(i64, String, String, Vec<u8>)>, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    // A statement of its own: the next one then sees what the previous holder committed.
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", CLAIM_LOCK)
+        .fetch_one(&mut *tx)
+        .await?;
+    let rows = sqlx::query!(
+        r#"
+        UPDATE config_outbox SET claimed_until = clock_timestamp() + interval '30 seconds'
+        WHERE id IN (SELECT id FROM config_outbox ORDER BY id LIMIT 500)
+          AND NOT EXISTS (SELECT FROM config_outbox WHERE claimed_until > clock_timestamp())
+        RETURNING id, topic, key, value
+        "#
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id, row.topic, row.key, row.value))
+        .collect())
+}
+
+/// A quest's place in the database, for messages and tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuestRow {
+    /// `quests.id`
+    pub id: Uuid,
+    /// Whose.
+    pub studio_id: StudioId,
+    /// The current version.
+    pub version: i32,
+    /// Of the current version.
+    pub config_seq: i64,
+}
+
+impl Storage {
+    /// The row of a quest; `None` when there is none.
+    pub async fn quest(
+        &self,
+        game: &GameId,
+        quest: &QuestId,
+    ) -> Result<Option<QuestRow>, StoreError> {
+        const NAME: &str = "quest_row";
+        run!(self, NAME, |connection| sqlx::query!(
+            "SELECT id, studio_id, version, config_seq FROM quests WHERE game_id = $1 AND quest_id = $2",
+            game.as_str(),
+            quest.as_str(),
+        )
+        .fetch_optional(connection))
+        .map_err(|failure| failure.into_store_error(NAME))?
+        .map(|row| {
+            Ok(QuestRow {
+                id: row.id,
+                studio_id: StudioId::new(row.studio_id).map_err(|e| StoreError::Corrupt {
+                    statement: NAME,
+                    why: format!("studio_id {e}"),
+                })?,
+                version: row.version,
+                config_seq: row.config_seq,
+            })
+        })
+        .transpose()
+    }
+}

@@ -1,0 +1,224 @@
+//! The handle every request authenticates through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bm_contracts::Timestamp;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::config::{StudioAuthConfig, StudioSource};
+use crate::document::{KeyHash, MAX_KEY_BYTES, StudioDocument};
+use crate::file;
+use crate::firestore::FirestoreSource;
+use crate::last_known::{self, LastKnown};
+use crate::questions::{QuestionCounts, Questions, Reply};
+use crate::shared::{AuthHealth, Clock, Lookup, Origin, Shared};
+use crate::studio::{AuthError, Authenticated};
+
+/// How often the gauge of the mirror's age is set while nothing happens.
+const AGE_EVERY: Duration = Duration::from_secs(5);
+
+/// Knows all studios by the hashes of their keys. Clones share one memory; the tasks that keep it
+/// right end with the last clone.
+#[derive(Clone)]
+pub struct StudioDirectory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    questions: Option<Questions>,
+    _tasks: DropGuard,
+}
+
+impl StudioDirectory {
+    /// Starts mirroring the configured source.
+    ///
+    /// Never fails and never waits for a server: what is wrong with the source is logged, shows in
+    /// [`StudioDirectory::health`], and is tried again. `last_known` is used with Firestore only.
+    /// Google is reached by TLS, for which the process must have installed rustls's provider.
+    pub async fn start(
+        config: &StudioAuthConfig,
+        last_known: Option<Arc<dyn LastKnown>>,
+        clock: Clock,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        match &config.source {
+            StudioSource::File(path) => {
+                let shared = Arc::new(Shared::new("file", None, clock));
+                let mut watch = file::FileWatch::new(path.clone(), Arc::clone(&shared));
+                watch.look().await;
+                spawn(&stop, watch.run());
+                Self::with(shared, None, stop)
+            }
+            StudioSource::Firestore(config) => {
+                let shared = Arc::new(Shared::new("firestore", Some(config.max_stale), clock));
+                let source = Arc::new(FirestoreSource::new(config.clone(), Arc::clone(&shared)));
+                if let Some(store) = last_known {
+                    spawn(
+                        &stop,
+                        last_known::load(Arc::clone(&shared), Arc::clone(&store)),
+                    );
+                    spawn(&stop, last_known::keep(Arc::clone(&shared), store));
+                }
+                spawn(&stop, Arc::clone(&source).run());
+                spawn(&stop, show_age(Arc::clone(&shared)));
+                Self::with(shared, Some(Questions::new(source)), stop)
+            }
+        }
+    }
+
+    /// A directory of these studios and no others, for tests and tools.
+    pub fn fixed(documents: Vec<StudioDocument>, clock: Clock) -> Self {
+        let shared = Arc::new(Shared::new("fixed", None, clock));
+        let documents = documents.into_iter().map(Arc::new).collect();
+        shared.publish(documents, Origin::Source, shared.now());
+        shared.report("a fixed set");
+        Self::with(shared, None, CancellationToken::new())
+    }
+
+    fn with(shared: Arc<Shared>, questions: Option<Questions>, stop: CancellationToken) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                questions,
+                _tasks: stop.drop_guard(),
+            }),
+        }
+    }
+
+    /// Whose key this is, at `now`.
+    ///
+    /// A known key is one look-up in memory and no waiting. An unknown one may be asked for, which
+    /// takes at most 2 s. When nothing is loaded, or only what is too old to be believed, a key that
+    /// Firestore does not vouch for is [`AuthError::Unavailable`]: it may be one of `keys`, which
+    /// Firestore cannot be asked for. Otherwise it is [`AuthError::Unknown`], even while Firestore
+    /// is away: wrong keys are common, and a fleet of them must not read as an outage.
+    pub async fn authenticate(
+        &self,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Authenticated, AuthError> {
+        let outcome = self.decide(key, now).await;
+        let result = match &outcome {
+            Ok(_) => "known",
+            Err(AuthError::Unknown) => "unknown",
+            Err(AuthError::Inactive) => "inactive",
+            Err(AuthError::Unavailable) => "unavailable",
+        };
+        metrics::counter!("bm_auth_lookups_total", "result" => result).increment(1);
+        outcome
+    }
+
+    async fn decide(&self, key: &str, now: Timestamp) -> Result<Authenticated, AuthError> {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(AuthError::Unknown);
+        }
+        let hash = KeyHash::of(key);
+        let (generation, believed) = match self.inner.shared.lookup(&hash, now) {
+            Lookup::Decided(outcome) => return outcome,
+            Lookup::Missing {
+                generation,
+                believed,
+            } => (generation, believed),
+        };
+        let refused = if believed {
+            AuthError::Unknown
+        } else {
+            AuthError::Unavailable
+        };
+        let Some(questions) = &self.inner.questions else {
+            return Err(refused);
+        };
+        match questions.ask(key, hash, generation).await {
+            Reply::Owned(owner) => owner.admit(now),
+            Reply::Unknown | Reply::NoAnswer => Err(refused),
+        }
+    }
+
+    /// How the directory does.
+    pub fn health(&self) -> AuthHealth {
+        let shared = &self.inner.shared;
+        shared.health(shared.now())
+    }
+
+    /// How many questions were asked of the source about keys the mirror did not know.
+    pub fn questions(&self) -> QuestionCounts {
+        let questions = self.inner.questions.as_ref();
+        questions.map(Questions::counts).unwrap_or_default()
+    }
+
+    /// Waits until something is loaded, from the source or the last-known copy. For tools and
+    /// tests; a service begins without it.
+    pub async fn loaded(&self) {
+        let mut changes = self.inner.shared.changes();
+        // The sender lives as long as `self`.
+        let _never_closed = changes.wait_for(|generation| *generation > 0).await;
+    }
+}
+
+impl std::fmt::Debug for StudioDirectory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("StudioDirectory");
+        shown.field("health", &self.health()).finish()
+    }
+}
+
+fn spawn(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+    let stop = stop.clone();
+    tokio::spawn(async move { stop.run_until_cancelled(task).await });
+}
+
+async fn show_age(shared: Arc<Shared>) {
+    loop {
+        shared.show_age();
+        tokio::time::sleep(AGE_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::studio::KeyKind;
+
+    const NOW: Timestamp = Timestamp::clamped(1_000);
+
+    fn directory() -> StudioDirectory {
+        let value = json!({
+            "tier": "enterprise", "subscriptionStatus": "active", "apiKey": "c", "secretKey": "s",
+        });
+        let document = StudioDocument::from_json("a", &value).unwrap();
+        StudioDirectory::fixed(vec![document], Arc::new(|| NOW))
+    }
+
+    #[tokio::test]
+    async fn a_key_names_its_studio_and_its_kind() {
+        let directory = directory();
+        for (key, kind) in [("c", KeyKind::Client), ("s", KeyKind::Server)] {
+            let found = directory.authenticate(key, NOW).await.unwrap();
+            assert_eq!((found.studio.id.as_str(), found.kind), ("a", kind));
+        }
+        assert!(directory.health().ready);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_a_key_is_unknown() {
+        let directory = directory();
+        let long = "x".repeat(MAX_KEY_BYTES + 1);
+        for key in ["", "C", "c ", long.as_str()] {
+            assert_eq!(
+                directory.authenticate(key, NOW).await,
+                Err(AuthError::Unknown)
+            );
+        }
+    }
+
+    #[test]
+    fn a_waiting_request_can_move_between_threads() {
+        fn check<T: Send>(_: &T) {}
+        let directory = directory();
+        check(&directory.authenticate("c", NOW));
+    }
+}

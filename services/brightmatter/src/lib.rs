@@ -1,0 +1,21 @@
+//! What the command line tool does, a module for each command.
+
+mod apply;
+mod cli;
+mod dead_letters;
+mod dev;
+mod doctor;
+mod error;
+mod init;
+mod keys;
+mod migrate;
+mod output;
+mod starter;
+mod studios_file;
+mod topics;
+mod watch;
+
+pub use cli::Cli;
+pub use error::CliError;
+pub use keys::KeyError;
+pub use studios_file::StudiosFileError;

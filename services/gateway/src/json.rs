@@ -1,0 +1,505 @@
+//! A strict look through JSON text without building anything: what the rest of the system could
+//! not store or read alike everywhere is refused here, at the gate.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+/// Numbers may not be written with more characters: PostgreSQL's `numeric` has its limits too.
+const MAX_NUMBER_CHARS: usize = 1_000;
+/// From so many keys on, an object's keys are looked up in a hash set.
+const FEW_KEYS: usize = 16;
+/// Names under which our JSON library passes its own values around.
+const RESERVED: &str = "$serde_json::private::";
+
+/// Why the text is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Not JSON.
+    Syntax,
+    /// A key stands twice in one object.
+    DuplicateKey(String),
+    /// `\ud800` to `\udfff` without its other half.
+    LoneSurrogate,
+    /// `\u0000`, which PostgreSQL cannot store.
+    Nul,
+    /// An integer beyond 64 bits, or another number beyond a double.
+    Number,
+    /// Nested more deeply than allowed.
+    TooDeep,
+    /// A key that means something to our JSON library.
+    ReservedKey,
+}
+
+/// What is wrong, and in which field of the outermost object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Why.
+    pub kind: FaultKind,
+    /// The key of the outermost object whose value (or name) is at fault; `None` outside of any.
+    pub field: Option<String>,
+}
+
+/// Checks one JSON value that may nest `max_depth` objects and arrays in each other.
+pub fn check(text: &str, max_depth: usize) -> Result<(), Fault> {
+    let mut scan = Scan {
+        text,
+        bytes: text.as_bytes(),
+        at: 0,
+        max_depth,
+        open: Vec::new(),
+        field: None,
+    };
+    scan.run().map_err(|kind| Fault {
+        kind,
+        field: scan.field.map(Cow::into_owned),
+    })
+}
+
+enum Open<'a> {
+    Array,
+    Object(Keys<'a>),
+}
+
+#[derive(Default)]
+struct Keys<'a> {
+    few: Vec<Cow<'a, str>>,
+    many: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    /// False when it is there already.
+    fn insert(&mut self, key: Cow<'a, str>) -> bool {
+        if self.many.is_empty() {
+            if self.few.contains(&key) {
+                return false;
+            }
+            self.few.push(key);
+            if self.few.len() == FEW_KEYS {
+                self.many.extend(self.few.drain(..));
+            }
+            true
+        } else {
+            self.many.insert(key)
+        }
+    }
+}
+
+struct Scan<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    max_depth: usize,
+    open: Vec<Open<'a>>,
+    field: Option<Cow<'a, str>>,
+}
+
+impl<'a> Scan<'a> {
+    /// One value, then the end. Nesting is on a stack of our own, so depth costs no thread's stack.
+    fn run(&mut self) -> Result<(), FaultKind> {
+        loop {
+            // Here a value begins.
+            self.blanks();
+            let opened = match self.peek() {
+                Some(b'{') => {
+                    self.push(Open::Object(Keys::default()))?;
+                    self.blanks();
+                    if self.take(b'}') {
+                        self.open.pop();
+                        false
+                    } else {
+                        self.key()?;
+                        true
+                    }
+                }
+                Some(b'[') => {
+                    self.push(Open::Array)?;
+                    self.blanks();
+                    if self.take(b']') {
+                        self.open.pop();
+                        false
+                    } else {
+                        true
+                    }
+                }
+                Some(b'"') => {
+                    self.string()?;
+                    false
+                }
+                Some(b'-' | b'0'..=b'9') => {
+                    self.number()?;
+                    false
+                }
+                Some(b't') => self.word("true")?,
+                Some(b'f') => self.word("false")?,
+                Some(b'n') => self.word("null")?,
+                _ => return Err(FaultKind::Syntax),
+            };
+            if opened {
+                continue;
+            }
+            // Here a value has ended, and perhaps what encloses it.
+            loop {
+                self.blanks();
+                let object = match self.open.last() {
+                    None if self.at == self.bytes.len() => return Ok(()),
+                    None => return Err(FaultKind::Syntax),
+                    Some(open) => matches!(open, Open::Object(_)),
+                };
+                if self.take(b',') {
+                    if object {
+                        self.blanks();
+                        self.key()?;
+                    }
+                    break;
+                }
+                if !self.take(if object { b'}' } else { b']' }) {
+                    return Err(FaultKind::Syntax);
+                }
+                self.open.pop();
+            }
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn take(&mut self, byte: u8) -> bool {
+        let there = self.peek() == Some(byte);
+        self.at += usize::from(there);
+        there
+    }
+
+    fn blanks(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn push(&mut self, open: Open<'a>) -> Result<(), FaultKind> {
+        if self.open.len() == self.max_depth {
+            return Err(FaultKind::TooDeep);
+        }
+        self.at += 1;
+        self.open.push(open);
+        Ok(())
+    }
+
+    fn word(&mut self, word: &str) -> Result<bool, FaultKind> {
+        if self.bytes[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            Ok(false)
+        } else {
+            Err(FaultKind::Syntax)
+        }
+    }
+
+    fn key(&mut self) -> Result<(), FaultKind> {
+        let start = self.at;
+        if self.peek() != Some(b'"') {
+            return Err(FaultKind::Syntax);
+        }
+        let escaped = self.string()?;
+        let key: Cow<'a, str> = if escaped {
+            let decoded: String =
+                serde_json::from_str(&self.text[start..self.at]).map_err(|_| FaultKind::Syntax)?;
+            Cow::Owned(decoded)
+        } else {
+            Cow::Borrowed(&self.text[start + 1..self.at - 1])
+        };
+        self.blanks();
+        if !self.take(b':') {
+            return Err(FaultKind::Syntax);
+        }
+        if self.open.len() == 1 {
+            self.field = Some(key.clone());
+        }
+        if key.starts_with(RESERVED) {
+            return Err(FaultKind::ReservedKey);
+        }
+        if let Some(Open::Object(keys)) = self.open.last_mut()
+            && !keys.insert(key.clone())
+        {
+            return Err(FaultKind::DuplicateKey(key.into_owned()));
+        }
+        Ok(())
+    }
+
+    /// Says whether there are escapes in it.
+    fn string(&mut self) -> Result<bool, FaultKind> {
+        let mut escaped = false;
+        self.at += 1;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 1;
+                    self.escape()?;
+                }
+                Some(0x20..) => self.at += 1,
+                _ => return Err(FaultKind::Syntax),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), FaultKind> {
+        let kind = self.peek().ok_or(FaultKind::Syntax)?;
+        self.at += 1;
+        match kind {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
+            b'u' => match self.hex()? {
+                0 => Err(FaultKind::Nul),
+                0xd800..=0xdbff => {
+                    if !(self.take(b'\\') && self.take(b'u')) {
+                        return Err(FaultKind::LoneSurrogate);
+                    }
+                    match self.hex()? {
+                        0xdc00..=0xdfff => Ok(()),
+                        _ => Err(FaultKind::LoneSurrogate),
+                    }
+                }
+                0xdc00..=0xdfff => Err(FaultKind::LoneSurrogate),
+                _ => Ok(()),
+            },
+            _ => Err(FaultKind::Syntax),
+        }
+    }
+
+    fn hex(&mut self) -> Result<u16, FaultKind> {
+        let digits = self
+            .bytes
+            .get(self.at..self.at + 4)
+            .ok_or(FaultKind::Syntax)?;
+        let mut value = 0;
+        for &digit in digits {
+            let digit = char::from(digit).to_digit(16).ok_or(FaultKind::Syntax)?;
+            value = value * 16 + digit as u16;
+        }
+        self.at += 4;
+        Ok(value)
+    }
+
+    fn number(&mut self) -> Result<(), FaultKind> {
+        let start = self.at;
+        self.take(b'-');
+        // No digits may follow a leading zero.
+        if !self.take(b'0') {
+            self.digits()?;
+        }
+        let mut integer = true;
+        if self.take(b'.') {
+            integer = false;
+            self.digits()?;
+        }
+        let mantissa = start..self.at;
+        if self.take(b'e') || self.take(b'E') {
+            integer = false;
+            let _signed = self.take(b'+') || self.take(b'-');
+            self.digits()?;
+        }
+        let literal = &self.text[start..self.at];
+        if literal.len() > MAX_NUMBER_CHARS {
+            return Err(FaultKind::Number);
+        }
+        let fits = if integer {
+            literal.parse::<i64>().is_ok()
+        } else {
+            literal.parse::<f64>().is_ok_and(|value| {
+                let zero = !self.text[mantissa]
+                    .bytes()
+                    .any(|b| (b'1'..=b'9').contains(&b));
+                value.is_finite() && (value != 0.0 || zero)
+            })
+        };
+        if fits { Ok(()) } else { Err(FaultKind::Number) }
+    }
+
+    fn digits(&mut self) -> Result<(), FaultKind> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at == start {
+            Err(FaultKind::Syntax)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fault(text: &str) -> Option<FaultKind> {
+        check(text, 3).err().map(|fault| fault.kind)
+    }
+
+    #[test]
+    fn json_is_taken_and_anything_else_is_not() {
+        for good in [
+            "null",
+            " true ",
+            "-0",
+            "0",
+            "[]",
+            "{}",
+            "[1 , 2]",
+            r#"{"a":[{"b":"c"}],"d":false}"#,
+            r#""\"\\\/\b\f\n\r\t\u0001\ud83d\ude00é""#,
+            "1.5e-3",
+            "[[[]]]",
+        ] {
+            assert_eq!(fault(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "nul",
+            "truee",
+            "01",
+            "1.",
+            "-",
+            "1e",
+            ".5",
+            "+1",
+            "[1,]",
+            "[1 2]",
+            "{,}",
+            r#"{"a"}"#,
+            r#"{"a":1,}"#,
+            r#"{a:1}"#,
+            "[",
+            "{",
+            "]",
+            "[}",
+            "\"",
+            "\"a\nb\"",
+            r#""\x""#,
+            r#""\u12""#,
+            "1 2",
+            "NaN",
+            "'a'",
+            "\u{feff}1",
+        ] {
+            assert_eq!(fault(bad), Some(FaultKind::Syntax), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_distinct_in_each_object_however_they_are_written() {
+        assert_eq!(fault(r#"[{"a":1},{"a":1}]"#), None);
+        assert_eq!(fault(r#"{"a":{"a":{"a":1}}}"#), None);
+        for twice in [r#"{"a":1,"a":1}"#, r#"{"a":1,"b":2,"\u0061":3}"#] {
+            assert_eq!(fault(twice), Some(FaultKind::DuplicateKey("a".to_owned())));
+        }
+        let many: Vec<String> = (0..40).map(|n| format!("\"k{n}\":0")).collect();
+        assert_eq!(fault(&format!("{{{}}}", many.join(","))), None);
+        let twice = format!("{{{},\"k3\":1}}", many.join(","));
+        assert_eq!(
+            fault(&twice),
+            Some(FaultKind::DuplicateKey("k3".to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_stored_or_read_alike_is_refused() {
+        for nul in [r#""a\u0000b""#, r#"{"\u0000":1}"#] {
+            assert_eq!(fault(nul), Some(FaultKind::Nul), "{nul}");
+        }
+        for lone in [
+            r#""\ud83d""#,
+            r#""\ude00""#,
+            r#""\ud83dx""#,
+            r#""\ud83d\u0041""#,
+            r#""\ud83d\ud83d""#,
+        ] {
+            assert_eq!(fault(lone), Some(FaultKind::LoneSurrogate), "{lone}");
+        }
+        let reserved = r#"{"x":{"$serde_json::private::Number":"1"}}"#;
+        assert_eq!(fault(reserved), Some(FaultKind::ReservedKey));
+    }
+
+    #[test]
+    fn numbers_fit_64_bits_or_a_double() {
+        for good in [
+            "9223372036854775807",
+            "-9223372036854775808",
+            "1e308",
+            "1.7976931348623157e308",
+            "0.1000000000000000055511151231257827",
+            "5e-324",
+            "0e999999",
+            "-0.0",
+        ] {
+            assert_eq!(fault(good), None, "{good}");
+        }
+        let long = format!("0.{}", "1".repeat(2_000));
+        for bad in [
+            "9223372036854775808",
+            "-9223372036854775809",
+            "1e309",
+            "-1e400",
+            "1e-400",
+            "100000000000000000000000",
+            long.as_str(),
+        ] {
+            assert_eq!(fault(bad), Some(FaultKind::Number), "{bad}");
+        }
+    }
+
+    #[test]
+    fn depth_is_counted_in_objects_and_arrays() {
+        assert_eq!(fault(r#"{"a":[[1]]}"#), None);
+        assert_eq!(fault(r#"{"a":[[[]]]}"#), Some(FaultKind::TooDeep));
+        let deep = "[".repeat(1_000_000);
+        assert_eq!(fault(&deep), Some(FaultKind::TooDeep));
+    }
+
+    #[test]
+    fn the_outermost_field_is_named() {
+        let field = |text| check(text, 9).unwrap_err().field;
+        assert_eq!(
+            field(r#"{"ok":1,"metadata":{"a":[1e999]}}"#).as_deref(),
+            Some("metadata")
+        );
+        assert_eq!(field(r"[1e999]"), None);
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            "[^\u{0}]{0,6}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::btree_map("[^\u{0}]{0,4}", inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_our_library_writes_is_taken(value in any_json()) {
+            prop_assert_eq!(check(&value.to_string(), 64), Ok(()));
+            prop_assert_eq!(check(&format!("{value:#}"), 64), Ok(()));
+        }
+
+        #[test]
+        fn what_is_taken_our_library_reads(text in r#"[\[\]{}:,"\\a0-9eE+.u tn-]{0,24}"#) {
+            if check(&text, 64).is_ok() {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+            }
+        }
+    }
+}

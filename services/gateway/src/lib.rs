@@ -1,0 +1,37 @@
+//! The gateway: authenticates, limits, validates, stamps and appends events to `game.events`, and
+//! answers 2xx only once the broker has them for good.
+//!
+//! | module | what for |
+//! | --- | --- |
+//! | [`routes`] | the way of a request |
+//! | [`request`], [`inflate`] | key, forms, encodings, the body |
+//! | [`envelope`], [`body`], [`json`] | from bytes to checked events |
+//! | [`gateway`], [`games`] | who asks, what may come in, what became of it |
+//! | [`record`], [`answer`] | what the bus and the client get |
+//! | [`ports`], [`wiring`] | what is needed from outside, and what there is |
+//! | [`settings`], [`run`](mod@run), [`stats`] | configuration, life, metrics |
+
+pub mod answer;
+pub mod body;
+pub mod envelope;
+pub mod games;
+pub mod gateway;
+pub mod inflate;
+pub mod json;
+pub mod ports;
+pub mod record;
+pub mod request;
+pub mod routes;
+pub mod run;
+pub mod settings;
+pub mod stats;
+pub mod wiring;
+
+#[cfg(test)]
+mod table_tests;
+#[cfg(test)]
+mod testing;
+
+pub use gateway::Gateway;
+pub use run::{GatewayError, run};
+pub use settings::{Settings, SettingsError};

@@ -1,0 +1,315 @@
+//! Fakes for unit tests: a log, games and event ids in memory, and a gateway made of them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use bm_admission::{Attempt, Begin, Idempotency, Limiter, LimiterConfig, Players, SteadyClock};
+use bm_bootstrap::Clock;
+use bm_contracts::{GameId, StudioId, Timestamp};
+use bm_kafka::{AppendError, Appended};
+use bm_studio_auth::{StudioDirectory, StudioDocument};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, StatusCode};
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::games::GameCache;
+use crate::gateway::Gateway;
+use crate::ports::{EventIds, EventLog, Games, GamesAway};
+use crate::record::BusRecord;
+use crate::routes;
+use crate::stats::EventStats;
+
+/// 2026-01-02T03:04:05.000Z
+pub(crate) const NOW: Timestamp = Timestamp::clamped(1_767_323_045_000);
+
+/// Games in memory.
+#[derive(Default)]
+pub(crate) struct FakeGames {
+    games: Mutex<HashMap<String, String>>,
+    away: Mutex<bool>,
+    asked: AtomicUsize,
+}
+
+impl FakeGames {
+    pub(crate) fn of(games: &[(&str, &str)]) -> Self {
+        let fake = Self::default();
+        for (game, studio) in games {
+            fake.register(game, studio);
+        }
+        fake
+    }
+
+    pub(crate) fn register(&self, game: &str, studio: &str) {
+        let mut games = self.games.lock().unwrap();
+        games.insert(game.to_owned(), studio.to_owned());
+    }
+
+    pub(crate) fn go_away(&self, away: bool) {
+        *self.away.lock().unwrap() = away;
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Games for FakeGames {
+    fn studio_of(&self, game: GameId) -> BoxFuture<'static, Result<Option<StudioId>, GamesAway>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let away = *self.away.lock().unwrap();
+        let found = self.games.lock().unwrap().get(game.as_str()).cloned();
+        async move {
+            tokio::task::yield_now().await;
+            if away {
+                return Err(GamesAway("not there".to_owned()));
+            }
+            Ok(found.map(|studio| StudioId::new(studio).unwrap()))
+        }
+        .boxed()
+    }
+}
+
+/// A log in memory.
+#[derive(Default)]
+pub(crate) struct FakeLog {
+    records: Mutex<Vec<BusRecord>>,
+    failing: Mutex<Option<AppendError>>,
+}
+
+impl FakeLog {
+    pub(crate) fn fail_with(&self, error: Option<AppendError>) {
+        *self.failing.lock().unwrap() = error;
+    }
+
+    pub(crate) fn records(&self) -> Vec<BusRecord> {
+        self.records.lock().unwrap().clone()
+    }
+}
+
+impl EventLog for FakeLog {
+    fn append(
+        &self,
+        record: &BusRecord,
+    ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
+        match self.failing.lock().unwrap().clone() {
+            Some(AppendError::TimedOut) => {
+                return Ok(async { Err(AppendError::TimedOut) }.boxed());
+            }
+            Some(error) => return Err(error),
+            None => {}
+        }
+        let mut records = self.records.lock().unwrap();
+        records.push(record.clone());
+        let appended = Appended {
+            partition: 0,
+            offset: records.len() as i64 - 1,
+            timestamp: NOW.saturating_add_millis(records.len() as i64),
+        };
+        Ok(async move { Ok(appended) }.boxed())
+    }
+}
+
+enum Held {
+    Pending(Attempt),
+    Done(Attempt, Timestamp),
+}
+
+/// Event ids in memory; the attempts and what repeats within a batch come from the real thing.
+pub(crate) struct FakeIds {
+    maker: Idempotency,
+    held: Mutex<HashMap<[u8; 16], ([u8; 16], Held)>>,
+}
+
+impl FakeIds {
+    fn new() -> Self {
+        Self {
+            maker: Idempotency::new(None, ""),
+            held: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        let held = self.held.lock().unwrap();
+        let pending = held
+            .values()
+            .filter(|(_, held)| matches!(held, Held::Pending(_)));
+        pending.count()
+    }
+
+    fn with_attempt(&self, attempt: &Attempt, change: impl FnOnce(&mut Held)) {
+        let mut held = self.held.lock().unwrap();
+        let ours = held
+            .values_mut()
+            .find(|(_, held)| matches!(held, Held::Pending(pending) if pending == attempt));
+        change(&mut ours.unwrap().1);
+    }
+}
+
+impl EventIds for FakeIds {
+    fn begin_many<'a>(&'a self, events: &'a [([u8; 16], [u8; 16])]) -> BoxFuture<'a, Vec<Begin>> {
+        async move {
+            let begun = self.maker.begin_many(events).await;
+            let mut known = self.held.lock().unwrap();
+            let judged = begun.into_iter().zip(events).map(|(begin, (key, body))| {
+                let Begin::Unknown(attempt) = begin else {
+                    return begin;
+                };
+                match known.get(key) {
+                    None => {
+                        known.insert(*key, (*body, Held::Pending(attempt.clone())));
+                        Begin::Fresh(attempt)
+                    }
+                    Some((held, _)) if held != body => Begin::OtherBody,
+                    Some((_, Held::Pending(_))) => Begin::InFlight,
+                    Some((_, Held::Done(_, at))) => Begin::Done { answer: *at },
+                }
+            });
+            judged.collect()
+        }
+        .boxed()
+    }
+
+    fn done(&self, attempt: Attempt, answer: Timestamp) {
+        self.with_attempt(&attempt.clone(), |held| *held = Held::Done(attempt, answer));
+    }
+
+    fn clear(&self, attempt: Attempt) {
+        let mut held = self.held.lock().unwrap();
+        held.retain(|_, (_, held)| !matches!(held, Held::Pending(pending) if *pending == attempt));
+    }
+}
+
+/// A gateway made of fakes. Studio `acme` has the keys `key` and `secret` and the game `g`; `late`
+/// has not paid; `slow` may send 2 requests, and 1 event of a player, a minute, and has the game `s`.
+pub(crate) struct Harness {
+    pub(crate) log: Arc<FakeLog>,
+    pub(crate) games: Arc<FakeGames>,
+    pub(crate) ids: Arc<FakeIds>,
+    router: Router,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) json: Value,
+}
+
+impl Answer {
+    pub(crate) fn code(&self) -> &str {
+        self.json["code"].as_str().unwrap_or("none")
+    }
+}
+
+impl Harness {
+    pub(crate) fn new() -> Self {
+        let studio = |id: &str, document: Value| StudioDocument::from_json(id, &document).unwrap();
+        let studios = vec![
+            studio(
+                "acme",
+                json!({"tier": "pro", "subscriptionStatus": "active", "apiKey": "key", "secretKey": "secret"}),
+            ),
+            studio(
+                "late",
+                json!({"tier": "pro", "subscriptionStatus": "past_due", "apiKey": "unpaid"}),
+            ),
+            studio(
+                "slow",
+                json!({"tier": "ecosystem", "subscriptionStatus": "trialing", "apiKey": "slow",
+                    "rateLimit": {"requestsPerMinute": 2, "burst": 2, "eventsPerMinute": 3,
+                        "eventsBurst": 3, "playerEventsPerMinute": 1}}),
+            ),
+        ];
+        let log = Arc::new(FakeLog::default());
+        let games = Arc::new(FakeGames::of(&[
+            ("g", "acme"),
+            ("s", "slow"),
+            ("other", "late"),
+        ]));
+        let ids = Arc::new(FakeIds::new());
+        let config = LimiterConfig {
+            prefix: String::new(),
+            gateways: 1,
+            lease_ms: 100,
+            ttl_ms: 1_000,
+            patience: Duration::from_millis(100),
+            redis_clock: None,
+            background: false,
+        };
+        let gateway = Gateway {
+            directory: StudioDirectory::fixed(studios, Arc::new(|| NOW)),
+            limiter: Limiter::new(None, config, SteadyClock::default()),
+            players: Players::new(600),
+            games: GameCache::new(games.clone()),
+            ids: ids.clone(),
+            log: log.clone(),
+            clock: Clock::fixed(NOW),
+            stats: EventStats::new(),
+            work: TaskTracker::new(),
+            body_timeout: Duration::from_secs(15),
+        };
+        Self {
+            log,
+            games,
+            ids,
+            router: routes::router(Arc::new(gateway)),
+        }
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 16 << 20).await.unwrap();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            json: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        }
+    }
+
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.ask(request.body(body.into()).unwrap()).await
+    }
+
+    /// Posts one event with the key of `acme`.
+    pub(crate) async fn event(&self, event: &Value) -> Answer {
+        let key = [("x-api-key", "key")];
+        self.post("/v1/events", &key, event.to_string()).await
+    }
+
+    /// Posts a batch with the key of `acme`.
+    pub(crate) async fn batch(&self, events: &Value) -> Answer {
+        let key = [("x-api-key", "key")];
+        self.post("/v1/events/batch", &key, events.to_string())
+            .await
+    }
+}
+
+/// An event of `acme` that is good.
+pub(crate) fn good() -> Value {
+    json!({"eventType": "enemy_killed", "userId": "u", "gameId": "g", "timestamp": NOW.to_string()})
+}
+
+/// The same with a field set.
+pub(crate) fn good_with(field: &str, value: impl Into<Value>) -> Value {
+    let mut event = good();
+    event[field] = value.into();
+    event
+}

@@ -1,0 +1,378 @@
+//! The separate binaries with surroundings of their own, to kill, stop and start again.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bm_contracts::Topic;
+use bm_domain::definition::parse_file;
+use bm_storage::{Storage, StorageConfig};
+use bm_testkit::process::ProcessPlan;
+use bm_testkit::{Process, Server, TestDatabase, TestTopics, TopicPlan, free_port, unique};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{Book, Door, Quest, Sender, Service, lanes};
+
+/// Several processes in a debug build on few cores: one fleet at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Starting takes a rebalance of the group, which after a kill takes its session's timeout.
+const READY: Duration = Duration::from_secs(60);
+/// The shortest that brokers allow.
+const SESSION_TIMEOUT_MS: &str = "6000";
+
+/// A database, topics, a Redis and studios of its own, and the processes that use them.
+pub struct Fleet {
+    processes: BTreeMap<Service, Vec<Process>>,
+    variables: BTreeMap<String, String>,
+    client_key: String,
+    studio: String,
+    game: String,
+    group: String,
+    /// What was saved and sent.
+    pub book: Arc<Book>,
+    /// The database, for looking into.
+    pub pool: PgPool,
+    storage: Storage,
+    /// Of this fleet alone.
+    pub redis: Server,
+    /// Of this fleet alone.
+    pub topics: Arc<TestTopics>,
+    /// Of this fleet alone.
+    pub database: TestDatabase,
+    /// Holds the studios file.
+    folder: TempDir,
+    broker: Option<Server>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Fleet {
+    /// On the shared broker, without any process yet.
+    pub async fn new() -> Self {
+        let turn = TURN.lock().await;
+        let topics = TestTopics::registry().await;
+        let reach = [("REDPANDA_BROKERS", topics.brokers().to_owned())];
+        Self::build(turn, None, topics, reach).await
+    }
+
+    /// On a broker of its own that wants SCRAM over TLS.
+    pub async fn secure() -> Self {
+        let turn = TURN.lock().await;
+        let broker = Server::kafka_secure().await;
+        let (user, password, authority) = broker.kafka_login();
+        let topics =
+            TestTopics::create_with(broker.kafka_client(), Topic::ALL.map(TopicPlan::of)).await;
+        let reach = [
+            ("REDPANDA_BROKERS", broker.address()),
+            ("REDPANDA_USERNAME", user.to_owned()),
+            ("REDPANDA_PASSWORD", password.to_owned()),
+            ("REDPANDA_CA_FILE", authority.display().to_string()),
+        ];
+        Self::build(turn, Some(broker), topics, reach).await
+    }
+
+    async fn build(
+        turn: MutexGuard<'static, ()>,
+        broker: Option<Server>,
+        topics: TestTopics,
+        reach: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Self {
+        let database = TestDatabase::with_schema().await;
+        let pool = database.pool(4).await;
+        let config = StorageConfig::for_url("e2e", &database.url(), 2);
+        let storage = Storage::connect_lazily(&config.expect("a test's database URL is one"));
+        let redis = Server::redis().await;
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let client_key = unique("client-key");
+        let (studio, game) = (unique("studio"), unique("game"));
+        let studios = folder.path().join("studios.json");
+        write_studios(&studios, &studio, &client_key);
+
+        let mut variables: BTreeMap<String, String> = reach
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        for (name, value) in [
+            ("BM_TOPIC_PREFIX", topics.prefix().to_owned()),
+            ("BM_SESSION_TIMEOUT_MS", SESSION_TIMEOUT_MS.to_owned()),
+            ("RDS_CONNECTION_STRING", database.url()),
+            ("REDIS_URL", redis.url()),
+            ("BM_STUDIOS_FILE", studios.display().to_string()),
+        ] {
+            variables.insert(name.to_owned(), value);
+        }
+        let fleet = Self {
+            processes: BTreeMap::new(),
+            variables,
+            client_key,
+            studio,
+            game,
+            group: unique("group"),
+            book: Arc::new(Book::default()),
+            pool,
+            storage,
+            redis,
+            topics: Arc::new(topics),
+            database,
+            folder,
+            broker,
+            _turn: turn,
+        };
+        let (studio, game) = (fleet.studio.clone(), fleet.game.clone());
+        let games = json!({"games": [{"gameId": game, "studioId": studio, "name": "A game"}]});
+        fleet.apply(&games).await;
+        fleet
+    }
+
+    /// The game that events are of.
+    pub fn game(&self) -> &str {
+        &self.game
+    }
+
+    /// Whose game it is.
+    pub fn studio(&self) -> &str {
+        &self.studio
+    }
+
+    /// What all processes are given.
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.variables
+    }
+
+    /// A file for a test's own use.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Saves definitions; gives the config sequence.
+    async fn apply(&self, definitions: &Value) -> i64 {
+        let file = parse_file(definitions.to_string().as_bytes())
+            .unwrap_or_else(|faults| panic!("{definitions} is at fault: {faults:?}"));
+        let applied = self.storage.apply(&file).await;
+        applied.expect("definitions can be saved").config_seq
+    }
+
+    /// Saves a quest, or a new version of it; gives the config sequence from which it counts.
+    pub async fn save(&self, quest: Quest) -> i64 {
+        let definitions = json!({"quests": [quest.definition(&self.game)]});
+        let config_seq = self.apply(&definitions).await;
+        self.book.saved(config_seq, quest);
+        config_seq
+    }
+
+    /// Saves several.
+    pub async fn save_all(&self, quests: impl IntoIterator<Item = Quest>) {
+        for quest in quests {
+            self.save(quest).await;
+        }
+    }
+
+    /// Starts one more process of a service, with variables besides those all are given; does not
+    /// wait for it. Gives its place among those of its service.
+    pub fn start_with(&mut self, service: Service, more: &[(&str, &str)]) -> usize {
+        let port = free_port();
+        let listen = if service == Service::Gateway {
+            "BM_LISTEN_ADDR"
+        } else {
+            "BM_OPS_ADDR"
+        };
+        let process = ProcessPlan::new(service.name(), port)
+            .envs(&self.variables)
+            .env(listen, format!("127.0.0.1:{port}"))
+            .env(
+                "CONSUMER_GROUP",
+                format!("{}-{}", self.group, service.name()),
+            )
+            .envs(more.iter().copied())
+            .spawn();
+        let of_service = self.processes.entry(service).or_default();
+        of_service.push(process);
+        of_service.len() - 1
+    }
+
+    /// Starts one more process of each of these services, and waits until all are ready.
+    pub async fn start(&mut self, services: impl IntoIterator<Item = Service>) {
+        let mut started = Vec::new();
+        for service in services {
+            started.push((service, self.start_with(service, &[])));
+        }
+        for (service, place) in started {
+            self.process(service, place).wait_ready(READY).await;
+        }
+    }
+
+    /// A process by its place among those of its service.
+    pub fn process(&mut self, service: Service, place: usize) -> &mut Process {
+        let of_service = self.processes.get_mut(&service);
+        of_service
+            .and_then(|processes| processes.get_mut(place))
+            .unwrap_or_else(|| panic!("{} {place} was not started", service.name()))
+    }
+
+    /// Waits until every process is ready.
+    pub async fn wait_ready(&mut self) {
+        for process in self.processes.values_mut().flatten() {
+            process.wait_ready(READY).await;
+        }
+    }
+
+    /// How many lanes a process runs, by its own word; `None` when it does not answer.
+    pub async fn running_lanes(&mut self, service: Service, place: usize) -> Option<usize> {
+        let answer = self.process(service, place).get("/readyz").await?;
+        let body: Value = serde_json::from_str(&answer.body).ok()?;
+        let detail = body["checks"]["lanes"].to_string();
+        let before = detail.split(" running").next()?;
+        let digits = before.rsplit(' ').next()?;
+        digits.parse().ok()
+    }
+
+    /// Waits until these processes run so many lanes each; any number where it is `None`, but one.
+    pub async fn wait_lanes(&mut self, service: Service, wanted: &[Option<usize>]) {
+        let started = Instant::now();
+        loop {
+            let mut all = true;
+            for (place, wanted) in wanted.iter().enumerate() {
+                let running = self.running_lanes(service, place).await.unwrap_or(0);
+                all &= wanted.map_or(running > 0, |wanted| running == wanted);
+            }
+            if all {
+                return;
+            }
+            assert!(
+                started.elapsed() < READY,
+                "the lanes of {} are not {wanted:?} within {READY:?}",
+                service.name()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until one process runs so many lanes, whatever others of its service believe.
+    pub async fn wait_lanes_of(&mut self, service: Service, place: usize, wanted: usize) {
+        let started = Instant::now();
+        while self.running_lanes(service, place).await != Some(wanted) {
+            assert!(
+                started.elapsed() < READY,
+                "{} {place} does not run {wanted} lanes within {READY:?}",
+                service.name()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until a processor has put `records` more behind it than the `before` it had.
+    pub async fn wait_applied(&self, service: Service, before: i64, records: i64) {
+        let what = format!("{} applies {records} more records", service.name());
+        bm_testkit::eventually(READY, &what, || async {
+            (lanes::applied(&self.pool, service).await >= before + records).then_some(())
+        })
+        .await;
+    }
+
+    /// A client of the gateways that run.
+    pub fn sender(&self) -> Sender {
+        let gateways = self.processes.get(&Service::Gateway);
+        let addresses: Vec<SocketAddr> = gateways
+            .into_iter()
+            .flatten()
+            .map(|process| process.address().parse().expect("an address is one"))
+            .collect();
+        assert!(!addresses.is_empty(), "no gateway was started");
+        let door = Door::Gateways(addresses, self.client_key.clone());
+        Sender::new(door, Arc::clone(&self.book))
+    }
+
+    /// A client that goes past the gateways.
+    pub fn log_sender(&self) -> Sender {
+        let door = Door::Log(Arc::clone(&self.topics), self.studio.clone());
+        Sender::new(door, Arc::clone(&self.book))
+    }
+
+    /// Makes Redis forget everything.
+    pub async fn flush_redis(&self) {
+        let mut stream = TcpStream::connect(self.redis.address())
+            .await
+            .expect("Redis can be reached");
+        stream
+            .write_all(b"FLUSHALL\r\n")
+            .await
+            .expect("Redis can be written to");
+        let mut reply = [0; 5];
+        stream
+            .read_exact(&mut reply)
+            .await
+            .expect("Redis answers");
+        assert_eq!(&reply, b"+OK\r\n");
+    }
+
+    /// Asks every process to end, gateways first, and waits until all have ended well.
+    pub async fn end(&mut self) {
+        for process in self.processes.values_mut().flatten() {
+            process.terminate();
+        }
+        for (service, processes) in &mut self.processes {
+            for process in processes.iter_mut().filter(|process| process.id() != 0) {
+                let status = process.wait(Duration::from_secs(30)).await;
+                assert!(
+                    status.success(),
+                    "{} ended with {status}; it said:\n{}",
+                    service.name(),
+                    tail(process)
+                );
+            }
+        }
+        self.processes.clear();
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (service, processes) in &self.processes {
+                for process in processes {
+                    eprintln!("--- {} said last:\n{}", service.name(), tail(process));
+                }
+            }
+        }
+        // Processes that hold on to the broker would only wait for it.
+        self.processes.clear();
+        drop(self.broker.take());
+    }
+}
+
+/// The last lines of what a process said, cut to a readable length.
+fn tail(process: &Process) -> String {
+    let log = process.log();
+    let lines: Vec<&str> = log.lines().collect();
+    let mut text = String::new();
+    for line in &lines[lines.len().saturating_sub(25)..] {
+        text.extend(line.chars().take(400));
+        text.push('\n');
+    }
+    text
+}
+
+fn write_studios(path: &std::path::Path, studio: &str, key: &str) {
+    let studios = json!({"studios": [{
+        "id": studio, "name": "A studio", "tier": "pro", "subscriptionStatus": "active",
+        "apiKey": key,
+        "rateLimit": {
+            "requestsPerMinute": 1_000_000, "burst": 100_000,
+            "eventsPerMinute": 10_000_000, "eventsBurst": 1_000_000,
+            "playerEventsPerMinute": 1_000_000,
+        },
+    }]});
+    std::fs::write(path, studios.to_string()).expect("the studios file can be written");
+}
+
+/// An address of this machine with a port, for processes that are told where to listen.
+pub fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}

@@ -1,0 +1,91 @@
+//! Records that nobody can use become dead letters, and what stands behind them goes on.
+
+use bm_contracts::partition::partition_for;
+use bm_testkit::TestRecord;
+use bm_tests::reader::once;
+use bm_tests::traffic::{self, Events};
+use bm_tests::{Fleet, Service, Traffic};
+use serde_json::{Value, json};
+
+/// Topic, partition and offset, and the code it must be given up with.
+type Poisoned = (String, i32, i64, &'static str);
+
+async fn put(
+    fleet: &Fleet,
+    topic: &str,
+    partitions: i32,
+    key: &str,
+    value: &[u8],
+    headers: &[(&str, &[u8])],
+) -> (i32, i64) {
+    let partition = partition_for(key.as_bytes(), partitions);
+    let offset = fleet
+        .topics
+        .produce(topic, partition, Some(key.as_bytes()), Some(value), headers)
+        .await;
+    (partition, offset)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_record_becomes_a_dead_letter_and_the_lane_goes_on() {
+    let mut fleet = Fleet::new().await;
+    fleet.save_all(traffic::quests()).await;
+    fleet.start(Service::PROCESSORS).await;
+    let sender = fleet.log_sender();
+    let mut others = Traffic::start(&sender, fleet.game(), 41, 3);
+    others.more(20).await;
+
+    let mut poisoned: Vec<Poisoned> = Vec::new();
+    let game = fleet.game().to_owned();
+    let mut events = Events::new(&game, "poison", 1);
+    for player in 0..4 {
+        let player = format!("player-{player}");
+        let key = format!("{game}:{player}");
+        let mut event = events.of(&player, "enemy_killed", &json!({"damage": 1}));
+        event["studioId"] = fleet.studio().into();
+        event["studioTier"] = "pro".into();
+        let whole = event.to_string();
+        let nul = whole.replace("\"damage\":1", "\"damage\":1,\"note\":\"\\u0000\"");
+        let stamp: [(&str, &[u8]); 1] = [("bm-config", b"1")];
+        for (topic, partitions, key, value, headers, code) in [
+            ("game.events", 10, key.as_str(), &b"\xff\xfe not json"[..], &[][..], "undecodable"),
+            ("game.events", 10, "another:key", whole.as_bytes(), &[], "wrong_key"),
+            // Valid JSON that PostgreSQL cannot hold.
+            ("game.events", 10, key.as_str(), nul.as_bytes(), &[], ""),
+            ("quest.events", 5, key.as_str(), b"{}", &stamp[..], "undecodable"),
+            ("quest.events", 5, key.as_str(), whole.as_bytes(), &[], "missing_header"),
+            ("reward.events", 5, key.as_str(), b"[1]", &[], "undecodable"),
+        ] {
+            let (partition, offset) = put(&fleet, topic, partitions, key, value, headers).await;
+            poisoned.push((topic.to_owned(), partition, offset, code));
+        }
+        others.more(5).await;
+    }
+    others.more(40).await;
+    others.stop().await;
+    fleet.await_all(poisoned.len()).await;
+
+    let letters: Vec<TestRecord> = once(fleet.topics.read_all("dead.letter").await);
+    for (topic, partition, offset, code) in &poisoned {
+        let letters: Vec<Value> = letters
+            .iter()
+            .map(TestRecord::json)
+            .filter(|letter| {
+                letter["topic"] == topic.as_str()
+                    && letter["partition"].as_i64() == Some(i64::from(*partition))
+                    && letter["offset"].as_i64() == Some(*offset)
+            })
+            .collect();
+        let [letter] = &letters[..] else {
+            panic!("one dead letter of {topic}/{partition}@{offset}: {letters:?}");
+        };
+        let told = letter["code"].as_str().unwrap();
+        assert!(
+            told == *code || code.is_empty(),
+            "{code} was to be said of {letter}"
+        );
+        assert!(!letter["error"].as_str().unwrap().is_empty(), "{letter}");
+        assert!(!letter["valueBase64"].as_str().unwrap().is_empty());
+    }
+    fleet.verify(poisoned.len()).await;
+}

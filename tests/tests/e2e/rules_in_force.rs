@@ -1,0 +1,42 @@
+//! A definition counts for every event that was accepted after its save was answered.
+
+use bm_tests::traffic::{self, Events};
+use bm_tests::{Fleet, Quest, Service, Step, Traffic};
+use serde_json::json;
+
+const ROUNDS: i64 = 60;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_event_slips_by_a_definition_that_was_saved_before_it() {
+    let mut fleet = Fleet::new().await;
+    fleet.save_all(traffic::quests()).await;
+    fleet.start(Service::ALL).await;
+    let mut sender = fleet.sender();
+    let others = Traffic::start(&sender, fleet.game(), 31, 4);
+    let mut events = Events::new(fleet.game(), "after-save", 1);
+    for round in 0..ROUNDS {
+        // A quest nobody has heard of, and another version of one that everybody knows, which
+        // wants what no version before it wanted.
+        let fresh = Quest::new(&format!("fresh-{round}"), "quest_action", Step::Count, 1)
+            .filter("round", round)
+            .reward(json!({"type": "coins", "amount": round}));
+        let moved = Quest::new("moving", "quest_action", Step::Count, ROUNDS).filter("round", round);
+        fleet.save(fresh).await;
+        fleet.save(moved).await;
+        let event = events.of("ada", "quest_action", &json!({"round": round}));
+        sender.send(&event).await;
+    }
+    others.stop().await;
+    fleet.await_all(0).await;
+
+    // Said by the tables, not by the oracle alone: each counted.
+    let finished: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM quest_progress AS p JOIN quests AS q ON q.id = p.quest_id
+         WHERE p.user_id = 'ada' AND p.completed",
+    )
+    .fetch_one(&fleet.pool)
+    .await
+    .unwrap();
+    assert_eq!(finished, ROUNDS + 1);
+    fleet.verify(0).await;
+}
