@@ -1,7 +1,7 @@
 //! The separate binaries with surroundings of their own, to kill, stop and start again.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +49,10 @@ pub struct Fleet {
     pub database: TestDatabase,
     /// Holds the studios file.
     folder: TempDir,
-    broker: Option<Server>,
+    /// Of this fleet alone, if it has one.
+    pub broker: Option<Server>,
+    /// Of this fleet alone, if it has one.
+    pub postgres: Option<Server>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -59,7 +62,16 @@ impl Fleet {
         let turn = TURN.lock().await;
         let topics = TestTopics::registry().await;
         let reach = [("REDPANDA_BROKERS", topics.brokers().to_owned())];
-        Self::build(turn, None, topics, reach).await
+        Self::build(turn, None, None, topics, reach).await
+    }
+
+    /// With a broker and a PostgreSQL of its own, to kill.
+    pub async fn with_servers() -> Self {
+        let turn = TURN.lock().await;
+        let (broker, postgres) = tokio::join!(Server::kafka(), Server::postgres());
+        let topics = TestTopics::create_on(&broker.address(), Topic::ALL.map(TopicPlan::of)).await;
+        let reach = [("REDPANDA_BROKERS", broker.address())];
+        Self::build(turn, Some(broker), Some(postgres), topics, reach).await
     }
 
     /// On a broker of its own that wants SCRAM over TLS.
@@ -75,16 +87,20 @@ impl Fleet {
             ("REDPANDA_PASSWORD", password.to_owned()),
             ("REDPANDA_CA_FILE", authority.display().to_string()),
         ];
-        Self::build(turn, Some(broker), topics, reach).await
+        Self::build(turn, Some(broker), None, topics, reach).await
     }
 
     async fn build(
         turn: MutexGuard<'static, ()>,
         broker: Option<Server>,
+        postgres: Option<Server>,
         topics: TestTopics,
         reach: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Self {
-        let database = TestDatabase::with_schema().await;
+        let database = match &postgres {
+            Some(server) => TestDatabase::with_schema_on(&server.url()).await,
+            None => TestDatabase::with_schema().await,
+        };
         let pool = database.pool(4).await;
         let config = StorageConfig::for_url("e2e", &database.url(), 2);
         let storage = Storage::connect_lazily(&config.expect("a test's database URL is one"));
@@ -123,6 +139,7 @@ impl Fleet {
             database,
             folder,
             broker,
+            postgres,
             _turn: turn,
         };
         let (studio, game) = (fleet.studio.clone(), fleet.game.clone());
@@ -305,10 +322,7 @@ impl Fleet {
             .await
             .expect("Redis can be written to");
         let mut reply = [0; 5];
-        stream
-            .read_exact(&mut reply)
-            .await
-            .expect("Redis answers");
+        stream.read_exact(&mut reply).await.expect("Redis answers");
         assert_eq!(&reply, b"+OK\r\n");
     }
 
@@ -341,9 +355,8 @@ impl Drop for Fleet {
                 }
             }
         }
-        // Processes that hold on to the broker would only wait for it.
+        // Before what they stand on.
         self.processes.clear();
-        drop(self.broker.take());
     }
 }
 
@@ -370,9 +383,4 @@ fn write_studios(path: &std::path::Path, studio: &str, key: &str) {
         },
     }]});
     std::fs::write(path, studios.to_string()).expect("the studios file can be written");
-}
-
-/// An address of this machine with a port, for processes that are told where to listen.
-pub fn local(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }

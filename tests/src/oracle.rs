@@ -105,7 +105,9 @@ impl Fleet {
         let mut sent = self.book.sent();
         for row in kept {
             let Some(sent) = sent.remove(&row.event_id) else {
-                faults.add(format!("events_raw holds {row:?} twice, or it was never sent"));
+                faults.add(format!(
+                    "events_raw holds {row:?} twice, or it was never sent"
+                ));
                 continue;
             };
             let event = &sent.event;
@@ -121,7 +123,9 @@ impl Fleet {
             });
         }
         for (id, sent) in sent {
-            faults.unless(!sent.settled, || format!("{id} was settled and is not kept"));
+            faults.unless(!sent.settled, || {
+                format!("{id} was settled and is not kept")
+            });
         }
     }
 
@@ -199,16 +203,7 @@ impl Faults {
 
 /// `events_raw` in the order of the log.
 pub async fn kept(pool: &PgPool) -> Vec<Kept> {
-    type Row = (
-        String,
-        String,
-        String,
-        Option<String>,
-        i32,
-        i64,
-        i64,
-        i64,
-    );
+    type Row = (String, String, String, Option<String>, i32, i64, i64, i64);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT event_id, user_id, event_type, event_data::text, log_partition, log_offset, config_seq,
                 round(extract(epoch FROM ingested_at) * 1000)::bigint
@@ -301,7 +296,9 @@ async fn compare_progress(pool: &PgPool, expected: &Expected, faults: &mut Fault
         });
     }
     for (who, row) in found {
-        faults.add(format!("there is progress of {who:?} without cause: {row:?}"));
+        faults.add(format!(
+            "there is progress of {who:?} without cause: {row:?}"
+        ));
     }
 }
 
@@ -363,7 +360,10 @@ fn compare_forwarded(
     let mut seen = BTreeSet::new();
     let mut last_of: BTreeMap<String, i64> = BTreeMap::new();
     // Records without a source were put there by a test.
-    for record in records.iter().filter(|one| one.header("bm-source").is_some()) {
+    for record in records
+        .iter()
+        .filter(|one| one.header("bm-source").is_some())
+    {
         let event = record.json();
         let id = event["eventId"].as_str().unwrap_or_default().to_owned();
         let Some(row) = places.get(id.as_str()) else {
@@ -390,8 +390,14 @@ fn compare_grants(
     faults: &mut Faults,
 ) {
     let mut seen = BTreeSet::new();
-    for record in records.iter().filter(|one| one.header("bm-source").is_some()) {
-        let id = record.json()["grantId"].as_str().unwrap_or_default().to_owned();
+    for record in records
+        .iter()
+        .filter(|one| one.header("bm-source").is_some())
+    {
+        let id = record.json()["grantId"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         faults.unless(ledger.contains(&id), || {
             format!("{topic} holds {id}, which the ledger does not know")
         });

@@ -23,6 +23,7 @@ pub struct Quest {
     step: Step,
     target: i64,
     filters: Map<String, Value>,
+    at_most: Option<(String, i64)>,
     rewards: Vec<Value>,
 }
 
@@ -35,6 +36,7 @@ impl Quest {
             step,
             target,
             filters: Map::new(),
+            at_most: None,
             rewards: Vec::new(),
         }
     }
@@ -43,6 +45,13 @@ impl Quest {
     #[must_use]
     pub fn filter(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.filters.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// Only events whose metadata holds at most `limit` in this field count; said in CEL.
+    #[must_use]
+    pub fn at_most(mut self, field: &str, limit: i64) -> Self {
+        self.at_most = Some((field.to_owned(), limit));
         self
     }
 
@@ -85,6 +94,9 @@ impl Quest {
         if !self.filters.is_empty() {
             conditions["filters"] = self.filters.clone().into();
         }
+        if let Some((field, limit)) = &self.at_most {
+            conditions["when"] = format!("event.metadata.{field} <= {limit}").into();
+        }
         json!({
             "gameId": game, "questId": self.id, "name": self.id,
             "conditions": conditions, "rewards": self.rewards,
@@ -98,6 +110,11 @@ impl Quest {
                 .filters
                 .iter()
                 .all(|(field, wanted)| metadata.get(field) == Some(wanted))
+            && self.at_most.as_ref().is_none_or(|(field, limit)| {
+                metadata[field.as_str()]
+                    .as_i64()
+                    .is_some_and(|n| n <= *limit)
+            })
     }
 
     /// Takes the step of an event that counts; `None` when it changes nothing.

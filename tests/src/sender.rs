@@ -82,7 +82,10 @@ impl Sender {
         self.turn += 1;
         match &self.door {
             Door::Gateways(addresses, key) => {
-                let url = format!("http://{}/v1/events", addresses[self.turn % addresses.len()]);
+                let url = format!(
+                    "http://{}/v1/events",
+                    addresses[self.turn % addresses.len()]
+                );
                 let request = self.http.post(url).header("x-api-key", key).json(event);
                 match request.send().await {
                     Ok(response) => judge(response).await,
@@ -106,8 +109,9 @@ async fn judge(response: reqwest::Response) -> Attempt {
     };
     match status {
         200 => {
-            let answer: Value = serde_json::from_str(&body)
-                .unwrap_or_else(|error| panic!("200 with a body that is not JSON ({error}): {body}"));
+            let answer: Value = serde_json::from_str(&body).unwrap_or_else(|error| {
+                panic!("200 with a body that is not JSON ({error}): {body}")
+            });
             let told = answer["status"].as_str();
             assert!(
                 matches!(told, Some("accepted" | "duplicate")),

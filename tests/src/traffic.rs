@@ -26,8 +26,13 @@ pub fn quests() -> Vec<Quest> {
         Quest::new("forester", "enemy_killed", Step::Count, 4)
             .filter("map", "forest")
             .reward(coins(20)),
-        Quest::new("collector", "item_collected", Step::Unique("item".to_owned()), 5)
-            .reward(json!({"type": "item", "itemId": "backpack"})),
+        Quest::new(
+            "collector",
+            "item_collected",
+            Step::Unique("item".to_owned()),
+            5,
+        )
+        .reward(json!({"type": "item", "itemId": "backpack"})),
         Quest::new(
             "endless",
             "enemy_killed",

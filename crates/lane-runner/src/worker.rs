@@ -92,6 +92,8 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             while let Ok(message) = self.inbox.try_recv() {
                 self.handle(message);
             }
+            // Before any wait: what was handled last may be what makes the process ready.
+            self.report();
             if self.finishing {
                 self.finish().await;
                 return;
@@ -100,7 +102,6 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             let paused = self.pause_until.filter(|at| *at > now);
             if paused.is_none() && self.slots.values().any(|slot| slot.has_work(now)) {
                 self.run_batch().await;
-                self.report();
                 continue;
             }
             let wake = paused.or_else(|| {
@@ -117,7 +118,6 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 },
                 () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             }
-            self.report();
         }
     }
 

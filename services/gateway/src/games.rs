@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::ports::{Games, GamesAway};
 
 /// How long a known game is remembered: a game's studio does not change, but games can be removed.
-pub const KNOWN_FOR: Duration = Duration::from_secs(60);
+pub const KNOWN_FOR: Duration = Duration::from_mins(1);
 /// How long it is remembered that there is no such game: a studio that registers one waits no longer.
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 

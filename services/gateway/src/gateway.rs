@@ -1,23 +1,18 @@
-//! The gateway itself: who asks, which of their events may come in, and what became of them.
+//! The gateway itself: who asks, and which of their events may come in.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bm_admission::{Admission, Begin, Limiter, Pair, Players, Quota, StudioLimits};
+use bm_admission::{Admission, Limiter, Pair, Players, Quota, StudioLimits};
 use bm_admission::{RateLimitOverride, Tier};
 use bm_bootstrap::Clock;
-use bm_contracts::hash::{body_hash, event_key};
 use bm_contracts::{EventId, GameEvent, Timestamp};
-use bm_kafka::AppendError;
 use bm_studio_auth::{AuthError, Studio, StudioDirectory};
 use bm_web::{ApiError, Code, CorrelationId, TraceParent};
-use futures::future::join_all;
 use http::HeaderMap;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::answer::InLog;
 use crate::body::Checked;
 use crate::games::GameCache;
 use crate::ports::{EventIds, EventLog};
@@ -32,8 +27,6 @@ pub const MAX_AHEAD_MS: i64 = 5 * 60 * 1_000;
 
 /// When to try again after something we need was away.
 const UNAVAILABLE_WAIT: Duration = Duration::from_secs(2);
-/// When to try again while an event of the same id is under way.
-const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a gateway is made of.
 pub struct Gateway {
@@ -63,7 +56,7 @@ pub struct Gateway {
 pub struct Visit {
     studio: Arc<Studio>,
     limits: StudioLimits,
-    correlation: CorrelationId,
+    pub(crate) correlation: CorrelationId,
     trace: TraceParent,
     charged: Option<Pair<Quota>>,
 }
@@ -71,10 +64,10 @@ pub struct Visit {
 /// An event that may go into the log.
 #[derive(Debug)]
 pub struct Ready {
-    event: GameEvent,
-    record: BusRecord,
+    pub(crate) event: GameEvent,
+    pub(crate) record: BusRecord,
     /// The client named it, so it may have come before.
-    named: bool,
+    pub(crate) named: bool,
 }
 
 impl Ready {
@@ -162,10 +155,8 @@ impl Gateway {
             Some(id) => id.clone(),
             None => self.make_event_id(now)?,
         };
-        match self.allow(visit, &checked, now).await {
-            Ok(()) => {}
-            Err(error) => return Err(error.about(id.as_str())),
-        }
+        let allowed = self.allow(visit, &checked, now).await;
+        allowed.map_err(|error| error.about(id.as_str()))?;
         let studio = &visit.studio;
         let event = checked.into_event(studio.id.clone(), studio.tier.as_str(), id);
         Ok(Ready {
@@ -213,139 +204,10 @@ impl Gateway {
                     .retry_after(Duration::from_secs(refused.retry_after_secs))
             })
     }
-
-    /// Puts events into the log, those that are not there already, and says of each what became of
-    /// it, in their order. Goes on to its end even when nobody waits for it any more.
-    pub async fn settle(
-        self: &Arc<Self>,
-        visit: &Visit,
-        events: Vec<Ready>,
-    ) -> Vec<Result<InLog, ApiError>> {
-        let count = events.len();
-        let gateway = Arc::clone(self);
-        let correlation = visit.correlation.clone();
-        let settling = async move { gateway.append_all(&correlation, events).await };
-        // An error is a panic in there, which the panic hook has logged.
-        let settled = self.work.spawn(settling).await;
-        settled.unwrap_or_else(|_| vec![Err(ApiError::new(Code::Internal)); count])
-    }
-
-    async fn append_all(
-        &self,
-        correlation: &CorrelationId,
-        events: Vec<Ready>,
-    ) -> Vec<Result<InLog, ApiError>> {
-        let named: Vec<usize> = (0..events.len()).filter(|&at| events[at].named).collect();
-        let asked: Vec<_> = named
-            .iter()
-            .map(|&at| {
-                let event = &events[at].event;
-                let (studio, game, user) = (&event.studio_id, &event.game_id, &event.user_id);
-                let key = event_key(studio, game, user, &event.event_id);
-                (key, body_hash(event))
-            })
-            .collect();
-        let begun = if asked.is_empty() {
-            Vec::new()
-        } else {
-            self.ids.begin_many(&asked).await
-        };
-        let mut known: Vec<Option<Begin>> = events.iter().map(|_| None).collect();
-        for (&at, begin) in named.iter().zip(begun) {
-            known[at] = Some(match begin {
-                // Places among those asked about are not places in the batch.
-                Begin::SameBatch { first } => Begin::SameBatch {
-                    first: named[first],
-                },
-                begin => begin,
-            });
-        }
-        let appended = events.iter().zip(known).map(|(event, known)| {
-            // Handed over here, in order; waited for below, all together.
-            let (attempt, fate) = match known {
-                None => (None, None),
-                Some(Begin::Fresh(attempt) | Begin::Unknown(attempt)) => (Some(attempt), None),
-                Some(other) => (None, Some(other)),
-            };
-            let since = Instant::now();
-            let appending = fate.is_none().then(|| self.log.append(&event.record));
-            async move {
-                let outcome = match appending {
-                    None => return Err(fate),
-                    Some(Ok(acked)) => acked.await,
-                    Some(Err(error)) => Err(error),
-                };
-                self.stats.appended(since.elapsed());
-                Ok((attempt, outcome))
-            }
-        });
-        let appended = join_all(appended).await;
-        let mut settled: Vec<Result<InLog, ApiError>> = Vec::with_capacity(events.len());
-        let mut failed = None;
-        for (event, appended) in events.iter().zip(appended) {
-            let outcome = match appended {
-                Ok((attempt, Ok(appended))) => {
-                    let at = appended.timestamp;
-                    if let Some(attempt) = attempt {
-                        self.ids.done(attempt, at);
-                    }
-                    Ok(InLog {
-                        duplicate: false,
-                        at,
-                    })
-                }
-                Ok((attempt, Err(error))) => {
-                    if let Some(attempt) = attempt {
-                        self.ids.clear(attempt);
-                    }
-                    let refusal = refusal(&error);
-                    failed = Some(error);
-                    Err(refusal)
-                }
-                Err(known) => decided(known, &settled),
-            };
-            let id = event.event_id();
-            settled.push(outcome.map_err(|error| error.about(id.as_str())));
-        }
-        if let Some(error) = failed {
-            tracing::warn!(correlation.id = correlation.as_str(), %error, "cannot append events");
-        }
-        settled
-    }
 }
 
-/// What an event that was not appended gets to hear; `before` is what the earlier ones of its batch did.
-fn decided(known: Option<Begin>, before: &[Result<InLog, ApiError>]) -> Result<InLog, ApiError> {
-    match known {
-        Some(Begin::Done { answer }) => Ok(InLog {
-            duplicate: true,
-            at: answer,
-        }),
-        Some(Begin::InFlight) => Err(ApiError::new(Code::InFlight).retry_after(IN_FLIGHT_WAIT)),
-        Some(Begin::OtherBody) => Err(ApiError::new(Code::EventIdReused)),
-        Some(Begin::SameBatch { first }) => match before.get(first) {
-            Some(Ok(in_log)) => Ok(InLog {
-                duplicate: true,
-                at: in_log.at,
-            }),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(ApiError::new(Code::Internal)),
-        },
-        Some(Begin::Fresh(_) | Begin::Unknown(_)) | None => Err(ApiError::new(Code::Internal)),
-    }
-}
-
-fn unavailable() -> ApiError {
+pub(crate) fn unavailable() -> ApiError {
     ApiError::new(Code::Unavailable).retry_after(UNAVAILABLE_WAIT)
-}
-
-fn refusal(error: &AppendError) -> ApiError {
-    match error {
-        AppendError::TooLarge => ApiError::with(Code::TooLarge, "Event too large"),
-        AppendError::QueueFull | AppendError::TimedOut | AppendError::Unavailable(_) => {
-            unavailable()
-        }
-    }
 }
 
 fn limits_of(studio: &Studio) -> StudioLimits {

@@ -6,7 +6,7 @@
 //! | [`routes`] | the way of a request |
 //! | [`request`], [`inflate`] | key, forms, encodings, the body |
 //! | [`envelope`], [`body`], [`json`] | from bytes to checked events |
-//! | [`gateway`], [`games`] | who asks, what may come in, what became of it |
+//! | [`gateway`], [`games`], [`settle`] | who asks, what may come in, what became of it |
 //! | [`record`], [`answer`] | what the bus and the client get |
 //! | [`ports`], [`wiring`] | what is needed from outside, and what there is |
 //! | [`settings`], [`run`](mod@run), [`stats`] | configuration, life, metrics |
@@ -24,6 +24,7 @@ pub mod request;
 pub mod routes;
 pub mod run;
 pub mod settings;
+pub mod settle;
 pub mod stats;
 pub mod wiring;
 

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::answer::{self, InLog, Many};
 use crate::body::{self, MAX_EVENT_BYTES};
 use crate::envelope;
-use crate::gateway::{Gateway, Visit};
+use crate::gateway::{Gateway, Ready, Visit};
 use crate::request::{self, MANY, ONE};
 
 /// Routes of single events.
@@ -35,8 +35,8 @@ const EVENTS_AT_A_TIME: usize = 32;
 
 /// Everything a client of the gateway can ask, with our layers around it.
 pub fn router(gateway: Arc<Gateway>) -> Router {
-    let routes: Vec<&'static str> = ONE_ROUTES.into_iter().chain(MANY_ROUTES).collect();
-    let stats = Arc::new(HttpStats::new("gateway", &routes));
+    let paths: Vec<&'static str> = ONE_ROUTES.into_iter().chain(MANY_ROUTES).collect();
+    let stats = Arc::new(HttpStats::new("gateway", &paths));
     let mut router = Router::new();
     for route in ONE_ROUTES {
         router = router.route(route, post(one).options(options));
@@ -170,7 +170,7 @@ async fn judge(
     gateway: &Gateway,
     visit: &Visit,
     bytes: &[u8],
-) -> Result<crate::gateway::Ready, (Option<EventId>, ApiError)> {
+) -> Result<Ready, (Option<EventId>, ApiError)> {
     if bytes.len() > MAX_EVENT_BYTES {
         let sentence = format!("Event must be at most {} KiB", MAX_EVENT_BYTES / 1024);
         return Err((None, ApiError::with(Code::TooLarge, sentence)));

@@ -116,15 +116,17 @@ impl EventLog for FakeLog {
     }
 }
 
+type BodyHash = [u8; 16];
+
 enum Held {
     Pending(Attempt),
-    Done(Attempt, Timestamp),
+    Done(Timestamp),
 }
 
 /// Event ids in memory; the attempts and what repeats within a batch come from the real thing.
 pub(crate) struct FakeIds {
     maker: Idempotency,
-    held: Mutex<HashMap<[u8; 16], ([u8; 16], Held)>>,
+    held: Mutex<HashMap<[u8; 16], (BodyHash, Held)>>,
 }
 
 impl FakeIds {
@@ -168,7 +170,7 @@ impl EventIds for FakeIds {
                     }
                     Some((held, _)) if held != body => Begin::OtherBody,
                     Some((_, Held::Pending(_))) => Begin::InFlight,
-                    Some((_, Held::Done(_, at))) => Begin::Done { answer: *at },
+                    Some((_, Held::Done(at))) => Begin::Done { answer: *at },
                 }
             });
             judged.collect()
@@ -177,7 +179,7 @@ impl EventIds for FakeIds {
     }
 
     fn done(&self, attempt: Attempt, answer: Timestamp) {
-        self.with_attempt(&attempt.clone(), |held| *held = Held::Done(attempt, answer));
+        self.with_attempt(&attempt, |held| *held = Held::Done(answer));
     }
 
     fn clear(&self, attempt: Attempt) {

@@ -7,5 +7,8 @@ use bm_storage::{RewardStore, Storage};
 
 /// Runs the reward processor until `ctx` is told to stop.
 pub async fn run(ctx: Context) -> Result<(), ProcessorError> {
-    run_processor(ctx, RewardDomain, async |_: &Context, storage: &Storage| Ok(RewardStore::new(storage.clone()))).await
+    run_processor(ctx, RewardDomain, async |_: &Context, storage: &Storage| {
+        Ok(RewardStore::new(storage.clone()))
+    })
+    .await
 }

@@ -11,13 +11,20 @@ use rand::{Rng, SeedableRng};
 /// From `BM_TEST_SEED`, so that a run can be repeated, or any.
 fn seed() -> u64 {
     let given = std::env::var("BM_TEST_SEED").ok();
-    let seed = given.map_or_else(rand::random, |text| text.parse().expect("BM_TEST_SEED is a number"));
+    let seed = given.map_or_else(rand::random, |text| {
+        text.parse().expect("BM_TEST_SEED is a number")
+    });
     println!("BM_TEST_SEED={seed}");
     seed
 }
 
 /// Kills a process while it works: some records after it began to.
-async fn kill_at_work(fleet: &mut Fleet, others: &mut Traffic, random: &mut StdRng, service: Service) {
+async fn kill_at_work(
+    fleet: &mut Fleet,
+    others: &mut Traffic,
+    random: &mut StdRng,
+    service: Service,
+) {
     if service == Service::Gateway {
         others.more(random.random_range(1..40)).await;
     } else {
@@ -58,6 +65,47 @@ async fn every_binary_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_and_a_database_killed_under_traffic_lose_and_double_nothing() {
+    let mut fleet = Fleet::with_servers().await;
+    fleet.save_all(traffic::quests()).await;
+    fleet.start(Service::ALL).await;
+    let sender = fleet.sender();
+    let mut others = Traffic::start(&sender, fleet.game(), 12, 4);
+    others.more(50).await;
+    let broker = fleet.broker.as_mut().expect("this fleet has one");
+    broker.kill();
+    broker.start_again().await;
+    others.more(100).await;
+    let postgres = fleet.postgres.as_mut().expect("this fleet has one");
+    postgres.kill();
+    postgres.start_again().await;
+    others.more(100).await;
+    others.stop().await;
+    fleet.verify(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_asked_to_end_under_traffic_lose_and_double_nothing() {
+    let mut fleet = Fleet::new().await;
+    fleet.save_all(traffic::quests()).await;
+    fleet.start(Service::ALL).await;
+    fleet.start([Service::Gateway]).await;
+    let sender = fleet.sender();
+    let mut others = Traffic::start(&sender, fleet.game(), 13, 8);
+    for place in [0, 1, 0, 1] {
+        others.more(60).await;
+        let gateway = fleet.process(Service::Gateway, place);
+        gateway.terminate();
+        let status = gateway.wait(Duration::from_secs(20)).await;
+        assert!(status.success(), "{status}");
+        gateway.start_again();
+        gateway.wait_ready(Duration::from_secs(20)).await;
+    }
+    others.stop().await;
+    fleet.verify(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_whose_answers_are_lost_on_the_way_lose_and_double_nothing() {
     const LOSSES: u64 = 4;
     let mut fleet = Fleet::new().await;
@@ -87,7 +135,11 @@ async fn commits_whose_answers_are_lost_on_the_way_lose_and_double_nothing() {
         }
         for service in Service::PROCESSORS {
             let before = lanes::applied(&fleet.pool, service).await;
-            let more = if service == Service::RewardProcessor { 1 } else { 10 };
+            let more = if service == Service::RewardProcessor {
+                1
+            } else {
+                10
+            };
             fleet.wait_applied(service, before, more).await;
         }
     }

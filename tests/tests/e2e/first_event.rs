@@ -38,8 +38,14 @@ async fn one_quest_from_end_to_end(fleet: &mut Fleet) {
             .fetch_one(&fleet.pool)
             .await
             .unwrap();
-    assert!(grant_id.starts_with("grt_") && grant_id.len() == 36, "{grant_id}");
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&reward).unwrap(), coins);
+    assert!(
+        grant_id.starts_with("grt_") && grant_id.len() == 36,
+        "{grant_id}"
+    );
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&reward).unwrap(),
+        coins
+    );
 
     // Again, with the answer of the first time.
     let again = sender.send(&second).await;
@@ -51,7 +57,10 @@ async fn one_quest_from_end_to_end(fleet: &mut Fleet) {
     assert_eq!(sender.send(&other).await["status"], "accepted");
     fleet.verify(0).await;
     assert_eq!(lanes::applied(&fleet.pool, Service::EventRouter).await, 3);
-    assert_eq!(lanes::applied(&fleet.pool, Service::QuestProcessor).await, 2);
+    assert_eq!(
+        lanes::applied(&fleet.pool, Service::QuestProcessor).await,
+        2
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

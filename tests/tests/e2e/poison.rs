@@ -48,12 +48,47 @@ async fn a_poison_record_becomes_a_dead_letter_and_the_lane_goes_on() {
         let nul = whole.replace("\"damage\":1", "\"damage\":1,\"note\":\"\\u0000\"");
         let stamp: [(&str, &[u8]); 1] = [("bm-config", b"1")];
         for (topic, partitions, key, value, headers, code) in [
-            ("game.events", 10, key.as_str(), &b"\xff\xfe not json"[..], &[][..], "undecodable"),
-            ("game.events", 10, "another:key", whole.as_bytes(), &[], "wrong_key"),
+            (
+                "game.events",
+                10,
+                key.as_str(),
+                &b"\xff\xfe not json"[..],
+                &[][..],
+                "undecodable",
+            ),
+            (
+                "game.events",
+                10,
+                "another:key",
+                whole.as_bytes(),
+                &[],
+                "wrong_key",
+            ),
             // Valid JSON that PostgreSQL cannot hold.
-            ("game.events", 10, key.as_str(), nul.as_bytes(), &[], ""),
-            ("quest.events", 5, key.as_str(), b"{}", &stamp[..], "undecodable"),
-            ("quest.events", 5, key.as_str(), whole.as_bytes(), &[], "missing_header"),
+            (
+                "game.events",
+                10,
+                key.as_str(),
+                nul.as_bytes(),
+                &[],
+                "refused_by_database_22",
+            ),
+            (
+                "quest.events",
+                5,
+                key.as_str(),
+                b"{}",
+                &stamp[..],
+                "undecodable",
+            ),
+            (
+                "quest.events",
+                5,
+                key.as_str(),
+                whole.as_bytes(),
+                &[],
+                "missing_header",
+            ),
             ("reward.events", 5, key.as_str(), b"[1]", &[], "undecodable"),
         ] {
             let (partition, offset) = put(&fleet, topic, partitions, key, value, headers).await;
@@ -80,10 +115,7 @@ async fn a_poison_record_becomes_a_dead_letter_and_the_lane_goes_on() {
             panic!("one dead letter of {topic}/{partition}@{offset}: {letters:?}");
         };
         let told = letter["code"].as_str().unwrap();
-        assert!(
-            told == *code || code.is_empty(),
-            "{code} was to be said of {letter}"
-        );
+        assert!(told.starts_with(code), "{code} was to be said of {letter}");
         assert!(!letter["error"].as_str().unwrap().is_empty(), "{letter}");
         assert!(!letter["valueBase64"].as_str().unwrap().is_empty());
     }

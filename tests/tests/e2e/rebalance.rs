@@ -12,7 +12,11 @@ use serde_json::json;
 const PAIRS: [Service; 2] = [Service::EventRouter, Service::QuestProcessor];
 
 fn all_lanes(service: Service) -> usize {
-    if service == Service::EventRouter { 10 } else { 5 }
+    if service == Service::EventRouter {
+        10
+    } else {
+        5
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,7 +42,10 @@ async fn lanes_that_change_hands_under_traffic_lose_and_double_nothing() {
         fleet.process(service, 0).terminate();
     }
     for service in PAIRS {
-        let status = fleet.process(service, 0).wait(Duration::from_secs(20)).await;
+        let status = fleet
+            .process(service, 0)
+            .wait(Duration::from_secs(20))
+            .await;
         assert!(status.success(), "{status}");
         fleet
             .wait_lanes(service, &[Some(0), Some(all_lanes(service))])
@@ -57,9 +64,7 @@ async fn lanes_that_change_hands_under_traffic_lose_and_double_nothing() {
         fleet.process(service, 1).pause();
     }
     for service in PAIRS {
-        fleet
-            .wait_lanes_of(service, 0, all_lanes(service))
-            .await;
+        fleet.wait_lanes_of(service, 0, all_lanes(service)).await;
     }
     others.more(50).await;
     for service in PAIRS {
@@ -115,7 +120,10 @@ async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
         .start([Service::EventRouter, Service::RewardProcessor])
         .await;
     let slow = format!("{}?options=-c%20bm.slow%3Don", fleet.database.url());
-    let variables = [("RDS_CONNECTION_STRING", slow.as_str()), ("BM_DB_TIMEOUT", "60s")];
+    let variables = [
+        ("RDS_CONNECTION_STRING", slow.as_str()),
+        ("BM_DB_TIMEOUT", "60s"),
+    ];
     let old = fleet.start_with(Service::QuestProcessor, &variables);
     fleet.wait_ready().await;
 
@@ -186,7 +194,9 @@ async fn a_commit_that_arrives_after_its_lane_was_taken_changes_nothing() {
     let faults = a_commit_comes_late(&mut fleet, true).await;
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     fleet.process(Service::QuestProcessor, 0).resume();
-    fleet.wait_lanes(Service::QuestProcessor, &[None, None]).await;
+    fleet
+        .wait_lanes(Service::QuestProcessor, &[None, None])
+        .await;
     fleet.verify(0).await;
 }
 
@@ -197,5 +207,50 @@ async fn without_the_fence_the_oracle_finds_what_a_late_commit_has_undone() {
     assert!(
         faults.iter().any(|fault| fault.starts_with("progress of")),
         "the oracle saw nothing: {faults:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_watermarks_the_oracle_finds_what_a_republished_outbox_has_doubled() {
+    let mut fleet = Fleet::new().await;
+    // Whoever takes a lane knows nothing of what it has applied.
+    let forget = "
+        CREATE FUNCTION forget_watermarks() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.watermarks := ''; RETURN NEW; END $$;
+        CREATE TRIGGER forget_watermarks BEFORE UPDATE ON lanes FOR EACH ROW
+            WHEN (NEW.epoch <> OLD.epoch) EXECUTE FUNCTION forget_watermarks();";
+    sqlx::raw_sql(forget).execute(&fleet.pool).await.unwrap();
+    let never = 1_000_000;
+    fleet
+        .save(Quest::new("kills", "enemy_killed", Step::Count, never))
+        .await;
+    fleet.start(Service::PROCESSORS).await;
+    let mut sender = fleet.log_sender();
+    let mut events = Events::new(fleet.game(), "e", 1);
+    for player in 0..20 {
+        let event = events.of(&format!("player-{player}"), "enemy_killed", &json!({}));
+        sender.send(&event).await;
+    }
+    fleet.await_all(0).await;
+
+    // All are asked to go and come back; routers publish the messages of their last batches again.
+    for service in [Service::QuestProcessor, Service::EventRouter] {
+        fleet.process(service, 0).terminate();
+        let status = fleet
+            .process(service, 0)
+            .wait(Duration::from_secs(20))
+            .await;
+        assert!(status.success(), "{status}");
+        fleet.process(service, 0).start_again();
+    }
+    fleet.wait_ready().await;
+    let seen = eventually(Duration::from_secs(20), "a doubled event", || async {
+        let faults = fleet.compare(0).await;
+        (!faults.is_empty()).then_some(faults)
+    })
+    .await;
+    assert!(
+        seen.iter().any(|fault| fault.starts_with("progress of")),
+        "{seen:?}"
     );
 }

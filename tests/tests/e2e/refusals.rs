@@ -15,7 +15,9 @@ async fn refuses(fleet: &mut Fleet, service: Service, reason: &str) {
     fleet.process(service, 0).start_again();
     eventually(Duration::from_secs(30), "a refusal", || {
         let log = fleet.process(service, 0).log();
-        let told = log.lines().any(|line| line.contains("LANE HALTED") && line.contains(reason));
+        let told = log
+            .lines()
+            .any(|line| line.contains("LANE HALTED") && line.contains(reason));
         async move { told.then_some(()) }
     })
     .await;
@@ -27,7 +29,10 @@ async fn refuses(fleet: &mut Fleet, service: Service, reason: &str) {
     );
     assert!(fleet.process(service, 0).runs());
     for (partition, row) in lanes::rows(&fleet.pool, service).await {
-        assert_eq!(row.next_offset, before[&partition].next_offset, "{partition}");
+        assert_eq!(
+            row.next_offset, before[&partition].next_offset,
+            "{partition}"
+        );
     }
 }
 
@@ -48,13 +53,18 @@ async fn a_lane_whose_log_is_another_one_halts_and_never_jumps() {
     fleet.await_all(0).await;
     for service in Service::PROCESSORS {
         fleet.process(service, 0).terminate();
-        let status = fleet.process(service, 0).wait(Duration::from_secs(20)).await;
+        let status = fleet
+            .process(service, 0)
+            .wait(Duration::from_secs(20))
+            .await;
         assert!(status.success(), "{status}");
     }
 
     // Deleted and made anew, with as many records as were applied, but others.
     topics(&mut fleet).delete("quest.events").await;
-    topics(&mut fleet).add([TopicPlan::of(Topic::QuestEvents)]).await;
+    topics(&mut fleet)
+        .add([TopicPlan::of(Topic::QuestEvents)])
+        .await;
     for (partition, row) in lanes::rows(&fleet.pool, Service::QuestProcessor).await {
         assert!(row.next_offset > 0, "nothing was applied of {partition}");
         for _ in 0..=row.next_offset {

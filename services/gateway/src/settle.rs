@@ -1,0 +1,161 @@
+//! Puts events into the log, each that is not there already, and says what became of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bm_admission::{Attempt, Begin};
+use bm_contracts::hash::{body_hash, event_key};
+use bm_kafka::{AppendError, Appended};
+use bm_web::{ApiError, Code, CorrelationId};
+use futures::future::{OptionFuture, join_all};
+use tokio::time::Instant;
+
+use crate::answer::InLog;
+use crate::gateway::{Gateway, Ready, Visit, unavailable};
+
+/// When to try again while an event of the same id is under way.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
+
+/// What became of an event.
+pub type Fate = Result<InLog, ApiError>;
+
+/// What is to be done with an event, by what the memory of event ids says.
+#[derive(Debug)]
+enum Plan {
+    /// Append it, and tell the memory how that went if it was asked.
+    Append(Option<Attempt>),
+    /// Its fate is known.
+    Known(Fate),
+    /// It has the fate of this earlier event of the batch.
+    AsEarlier(usize),
+}
+
+impl Gateway {
+    /// Puts events into the log, those that are not there already, and says of each what became of
+    /// it, in their order. Goes on to its end even when nobody waits for it any more.
+    pub async fn settle(self: &Arc<Self>, visit: &Visit, events: Vec<Ready>) -> Vec<Fate> {
+        let count = events.len();
+        let gateway = Arc::clone(self);
+        let correlation = visit.correlation.clone();
+        let settling = async move { gateway.append_all(&correlation, events).await };
+        // An error is a panic in there, which the panic hook has logged.
+        let fates = self.work.spawn(settling).await;
+        fates.unwrap_or_else(|_| vec![Err(ApiError::new(Code::Internal)); count])
+    }
+
+    async fn append_all(&self, correlation: &CorrelationId, events: Vec<Ready>) -> Vec<Fate> {
+        let plans = self.plan(&events).await;
+        // All are handed over first, in their order, and then waited for together.
+        let handed_over: Vec<_> = events
+            .iter()
+            .zip(&plans)
+            .map(|(event, plan)| {
+                let append = matches!(plan, Plan::Append(_));
+                OptionFuture::from(append.then(|| self.append(event)))
+            })
+            .collect();
+        let outcomes = join_all(handed_over).await;
+        let mut fates: Vec<Fate> = Vec::with_capacity(events.len());
+        let mut failure = None;
+        for ((event, plan), outcome) in events.iter().zip(plans).zip(outcomes) {
+            let fate = match (plan, outcome) {
+                (Plan::Append(attempt), Some(Ok(appended))) => {
+                    let at = appended.timestamp;
+                    if let Some(attempt) = attempt {
+                        self.ids.done(attempt, at);
+                    }
+                    let duplicate = false;
+                    Ok(InLog { duplicate, at })
+                }
+                (Plan::Append(attempt), Some(Err(error))) => {
+                    // It may be in the log or not; the router knows when it comes again.
+                    if let Some(attempt) = attempt {
+                        self.ids.clear(attempt);
+                    }
+                    let refused = refusal(&error);
+                    failure = Some(error);
+                    Err(refused)
+                }
+                (Plan::Known(fate), _) => fate,
+                (Plan::AsEarlier(first), _) => as_earlier(fates.get(first)),
+                (Plan::Append(_), None) => Err(ApiError::new(Code::Internal)),
+            };
+            let id = event.event_id();
+            fates.push(fate.map_err(|error| error.about(id.as_str())));
+        }
+        if let Some(error) = failure {
+            tracing::warn!(correlation.id = correlation.as_str(), %error, "cannot append events");
+        }
+        fates
+    }
+
+    /// Asks the memory about the events that clients have named; others cannot have come before.
+    async fn plan(&self, events: &[Ready]) -> Vec<Plan> {
+        let named: Vec<usize> = (0..events.len()).filter(|&at| events[at].named).collect();
+        let mut plans: Vec<Plan> = events.iter().map(|_| Plan::Append(None)).collect();
+        if named.is_empty() {
+            return plans;
+        }
+        let keys = named.iter().map(|&at| {
+            let event = &events[at].event;
+            let (studio, game, user) = (&event.studio_id, &event.game_id, &event.user_id);
+            let key = event_key(studio, game, user, &event.event_id);
+            (key, body_hash(event))
+        });
+        let keys: Vec<_> = keys.collect();
+        let answers = self.ids.begin_many(&keys).await;
+        for (&at, answer) in named.iter().zip(answers) {
+            plans[at] = match answer {
+                Begin::Fresh(attempt) | Begin::Unknown(attempt) => Plan::Append(Some(attempt)),
+                Begin::Done { answer } => Plan::Known(Ok(InLog {
+                    duplicate: true,
+                    at: answer,
+                })),
+                Begin::InFlight => {
+                    let error = ApiError::new(Code::InFlight);
+                    Plan::Known(Err(error.retry_after(IN_FLIGHT_WAIT)))
+                }
+                Begin::OtherBody => Plan::Known(Err(ApiError::new(Code::EventIdReused))),
+                // A place among those asked about is not a place in the batch.
+                Begin::SameBatch { first } => named
+                    .get(first)
+                    .map_or(Plan::Append(None), |&first| Plan::AsEarlier(first)),
+            };
+        }
+        plans
+    }
+
+    /// Hands one event over at once; the future tells what came of it.
+    fn append(&self, event: &Ready) -> impl Future<Output = Result<Appended, AppendError>> {
+        let since = Instant::now();
+        let appending = self.log.append(&event.record);
+        async move {
+            let outcome = match appending {
+                Ok(outcome) => outcome.await,
+                Err(error) => Err(error),
+            };
+            self.stats.appended(since.elapsed());
+            outcome
+        }
+    }
+}
+
+fn as_earlier(earlier: Option<&Fate>) -> Fate {
+    match earlier {
+        Some(Ok(in_log)) => Ok(InLog {
+            duplicate: true,
+            at: in_log.at,
+        }),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(ApiError::new(Code::Internal)),
+    }
+}
+
+fn refusal(error: &AppendError) -> ApiError {
+    match error {
+        AppendError::TooLarge => ApiError::with(Code::TooLarge, "Event too large"),
+        AppendError::QueueFull | AppendError::TimedOut | AppendError::Unavailable(_) => {
+            unavailable()
+        }
+    }
+}
