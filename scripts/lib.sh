@@ -56,7 +56,9 @@ pid_of() {
   [[ "$(start_time "$pid" || true)" == "$started" ]] && printf '%s\n' "$pid"
 }
 
-alive() { pid_of "$1" >/dev/null; }
+# In a subshell rather than with its output thrown away: a trap that interrupts it would have its
+# output thrown away too.
+alive() { [[ -n "$(pid_of "$1" || true)" ]]; }
 
 # stop_pid_file FILE SECONDS [SIGNAL]: asks the process to end (by TERM), insists after SECONDS,
 # waits until it has.

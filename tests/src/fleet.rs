@@ -24,7 +24,7 @@ use crate::{Book, Door, Quest, Sender, Service, lanes};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Starting takes a rebalance of the group, which after a kill takes its session's timeout.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 /// The shortest that brokers allow.
 const SESSION_TIMEOUT_MS: &str = "6000";
 

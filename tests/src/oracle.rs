@@ -14,7 +14,7 @@ use crate::reader::once;
 use crate::{Quest, Service, lanes};
 
 /// How long the last events may take to come through.
-const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+const SETTLES_WITHIN: Duration = Duration::from_mins(1);
 
 /// A row of `events_raw`.
 #[derive(Debug, Clone)]

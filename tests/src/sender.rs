@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::Book;
 
 /// A mark of a killed gateway's request stands for 30 s; after that a retry must be taken.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
 /// Where events go in.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! The top level of an event's JSON, split without building a tree: known fields, and the rest.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -72,6 +73,9 @@ impl<'de> serde::Deserialize<'de> for Key<'de> {
     }
 }
 
+/// Up to so many unknown names are compared one by one.
+const FEW_NAMES: usize = 16;
+
 struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
@@ -83,6 +87,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventFields<'de>, A::Error> {
         let mut fields = EventFields::default();
+        let mut names = HashSet::new();
         while let Some(Key(name)) = map.next_key()? {
             let raw: &'de RawValue = map.next_value()?;
             let slot = match name.as_ref() {
@@ -98,7 +103,17 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 "ingestedAt" => &mut fields.ingested_at,
                 "partitionKey" => &mut fields.partition_key,
                 _ => {
-                    if fields.extra.iter().any(|(known, _)| *known == name) {
+                    // Few names are compared, many are looked up: a body of nothing but names must
+                    // not cost the square of their number.
+                    let twice = if fields.extra.len() < FEW_NAMES {
+                        fields.extra.iter().any(|(known, _)| *known == name)
+                    } else {
+                        if names.is_empty() {
+                            names.extend(fields.extra.iter().map(|(known, _)| known.clone()));
+                        }
+                        !names.insert(name.clone())
+                    };
+                    if twice {
                         return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
                     }
                     fields.extra.push((name, raw));
@@ -123,6 +138,25 @@ mod tests {
         assert!(EventFields::parse(br#"{"userId":1,"user\u0049d":2}"#).is_err());
         assert!(EventFields::parse(br#"{"a":1} x"#).is_err());
         assert!(EventFields::parse(br"[1]").is_err());
+    }
+
+    #[test]
+    fn a_key_twice_is_refused_among_many_too() {
+        let names = |last: usize| {
+            let fields: Vec<String> = (0..40)
+                .chain([last])
+                .map(|n| format!("\"k{n}\":{n}"))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        };
+        let all = names(40);
+        assert_eq!(EventFields::parse(all.as_bytes()).unwrap().extra.len(), 41);
+        for twice in [0, 15, 16, 39] {
+            assert!(
+                EventFields::parse(names(twice).as_bytes()).is_err(),
+                "{twice}"
+            );
+        }
     }
 
     #[test]

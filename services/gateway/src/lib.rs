@@ -29,6 +29,8 @@ pub mod stats;
 pub mod wiring;
 
 #[cfg(test)]
+mod batch_tests;
+#[cfg(test)]
 mod table_tests;
 #[cfg(test)]
 mod testing;

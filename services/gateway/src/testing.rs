@@ -16,6 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -81,11 +82,19 @@ impl Games for FakeGames {
 pub(crate) struct FakeLog {
     records: Mutex<Vec<BusRecord>>,
     failing: Mutex<Option<AppendError>>,
+    held_back: Mutex<Option<Arc<Notify>>>,
 }
 
 impl FakeLog {
     pub(crate) fn fail_with(&self, error: Option<AppendError>) {
         *self.failing.lock().unwrap() = error;
+    }
+
+    /// From now on records are taken and not acknowledged until the returned notice is given.
+    pub(crate) fn hold_back(&self) -> Arc<Notify> {
+        let go_on = Arc::new(Notify::new());
+        *self.held_back.lock().unwrap() = Some(Arc::clone(&go_on));
+        go_on
     }
 
     pub(crate) fn records(&self) -> Vec<BusRecord> {
@@ -112,7 +121,14 @@ impl EventLog for FakeLog {
             offset: records.len() as i64 - 1,
             timestamp: NOW.saturating_add_millis(records.len() as i64),
         };
-        Ok(async move { Ok(appended) }.boxed())
+        let held_back = self.held_back.lock().unwrap().clone();
+        Ok(async move {
+            if let Some(go_on) = held_back {
+                go_on.notified().await;
+            }
+            Ok(appended)
+        }
+        .boxed())
     }
 }
 
@@ -194,6 +210,7 @@ pub(crate) struct Harness {
     pub(crate) log: Arc<FakeLog>,
     pub(crate) games: Arc<FakeGames>,
     pub(crate) ids: Arc<FakeIds>,
+    pub(crate) work: TaskTracker,
     router: Router,
 }
 
@@ -237,6 +254,7 @@ impl Harness {
             ("other", "late"),
         ]));
         let ids = Arc::new(FakeIds::new());
+        let work = TaskTracker::new();
         let config = LimiterConfig {
             prefix: String::new(),
             gateways: 1,
@@ -255,13 +273,14 @@ impl Harness {
             log: log.clone(),
             clock: Clock::fixed(NOW),
             stats: EventStats::new(),
-            work: TaskTracker::new(),
+            work: work.clone(),
             body_timeout: Duration::from_secs(15),
         };
         Self {
             log,
             games,
             ids,
+            work,
             router: routes::router(Arc::new(gateway)),
         }
     }

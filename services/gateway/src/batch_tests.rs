@@ -1,0 +1,192 @@
+//! The contract for batches, over fakes.
+
+use bm_contracts::GameEvent;
+use bm_kafka::AppendError;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::table_tests::{KEY, assert_error};
+use crate::testing::{Answer, Harness, good, good_with};
+
+fn statuses(answer: &Answer) -> Vec<&str> {
+    let results = answer.json["results"].as_array().unwrap();
+    results
+        .iter()
+        .map(|item| item["status"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_item_by_item() {
+    let harness = Harness::new();
+    let e1 = good_with("eventId", "e1");
+    harness.event(&e1).await;
+    let mut reused = e1.clone();
+    reused["metadata"] = json!({"x": 1});
+    let batch = json!([
+        good(),
+        e1,
+        reused,
+        good_with("gameId", "other"),
+        good_with("userId", ""),
+        5
+    ]);
+    let answer = harness.batch(&batch).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(
+        statuses(&answer),
+        [
+            "accepted",
+            "duplicate",
+            "rejected",
+            "rejected",
+            "rejected",
+            "rejected"
+        ]
+    );
+    let results = answer.json["results"].as_array().unwrap();
+    let codes: Vec<_> = results.iter().map(|item| item["code"].as_str()).collect();
+    assert_eq!(
+        codes[2..],
+        [
+            Some("event_id_reused"),
+            Some("unknown_game"),
+            Some("invalid_field"),
+            Some("malformed_json")
+        ]
+    );
+    for (place, item) in results.iter().enumerate() {
+        assert_eq!(item["index"], place);
+    }
+    assert_eq!(answer.json["accepted"], 1);
+    assert_eq!(answer.json["duplicate"], 1);
+    assert_eq!(answer.json["rejected"], 4);
+    assert_eq!(answer.json["retry"], 0);
+    assert!(!answer.headers.contains_key("retry-after"));
+    assert_eq!(harness.log.records().len(), 2);
+}
+
+#[tokio::test]
+async fn an_event_twice_in_one_batch_shares_the_fate_of_the_first() {
+    let harness = Harness::new();
+    let event = good_with("eventId", "e1");
+    let mut other = event.clone();
+    other["metadata"] = json!({"x": 1});
+    let batch = json!([event, good(), event, other]);
+    harness.log.fail_with(Some(AppendError::QueueFull));
+    let answer = harness.batch(&batch).await;
+    assert_eq!(statuses(&answer), ["retry", "retry", "retry", "rejected"]);
+    assert_eq!(answer.headers["retry-after"], "2");
+    harness.log.fail_with(None);
+    let answer = harness.batch(&batch).await;
+    assert_eq!(
+        statuses(&answer),
+        ["accepted", "accepted", "duplicate", "rejected"]
+    );
+    assert_eq!(answer.json["results"][3]["code"], "event_id_reused");
+    assert_eq!(harness.log.records().len(), 2);
+}
+
+#[tokio::test]
+async fn events_of_a_batch_keep_their_order_in_the_log() {
+    let harness = Harness::new();
+    let events: Vec<Value> = (0..500)
+        .map(|n| good_with("eventId", format!("e{n}")))
+        .collect();
+    let answer = harness.batch(&json!({"events": events})).await;
+    assert_eq!(answer.json["accepted"], 500, "{:?}", answer.headers);
+    let order = harness.log.records().into_iter().map(|record| {
+        let event = GameEvent::from_json(&record.value).unwrap();
+        event.event_id.to_string()
+    });
+    assert!(order.eq((0..500).map(|n| format!("e{n}"))));
+}
+
+#[tokio::test]
+async fn a_batch_over_the_limit_comes_in_from_the_front_and_the_rest_is_to_be_retried() {
+    let harness = Harness::new();
+    let slow = [("x-api-key", "slow")];
+    let event = |user: &str| {
+        let mut event = good_with("gameId", "s");
+        event["userId"] = json!(user);
+        event
+    };
+    let mut named = event("d");
+    named["eventId"] = json!("mine");
+    let batch = json!([event("a"), event("b"), event("a"), named, event("e"), 7]);
+    let answer = harness
+        .post("/v1/events/batch", &slow, batch.to_string())
+        .await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(
+        statuses(&answer),
+        ["accepted", "accepted", "retry", "retry", "retry", "retry"]
+    );
+    let results = &answer.json["results"];
+    assert_eq!(results[2]["code"], "player_rate_limited");
+    assert!(results[2]["eventId"].is_string());
+    for item in &results.as_array().unwrap()[3..] {
+        assert_eq!(item["code"], "rate_limited");
+    }
+    assert_eq!(results[3]["eventId"], "mine");
+    assert!(results[4]["eventId"].as_str().unwrap().starts_with("evt_"));
+    assert!(results[5].get("eventId").is_none());
+    assert!(answer.headers.contains_key("retry-after"));
+    // Nothing left: the whole request is refused.
+    let batch = json!([event("x")]).to_string();
+    let answer = harness.post("/v1/events/batch", &slow, batch).await;
+    assert_error(&answer, 429, "rate_limited", "Rate limit exceeded");
+}
+
+#[tokio::test]
+async fn lines_are_a_batch_too_and_a_broken_one_is_rejected_alone() {
+    let harness = Harness::new();
+    let lines = format!("{}\n{{broken\n\n{}\r\n", good(), good());
+    let ndjson = [KEY, ("content-type", "application/x-ndjson")];
+    let mut body = lines.into_bytes();
+    body.extend_from_slice(b"\"\xff\"\n");
+    let answer = harness.post("/v1/events/batch", &ndjson, body).await;
+    assert_eq!(
+        statuses(&answer),
+        ["accepted", "rejected", "accepted", "rejected"]
+    );
+    assert_eq!(answer.json["results"][1]["code"], "malformed_json");
+    let answer = harness
+        .post("/v1/events", &ndjson, good().to_string())
+        .await;
+    assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
+async fn a_batch_has_1_to_500_events_of_64_kib_each() {
+    let harness = Harness::new();
+    let answer = harness.batch(&json!([])).await;
+    assert_error(
+        &answer,
+        400,
+        "invalid_field",
+        "Batch must hold at least one event",
+    );
+    let answer = harness.batch(&json!(vec![1; 501])).await;
+    assert_error(
+        &answer,
+        413,
+        "too_large",
+        "Batch must hold at most 500 events",
+    );
+    let answer = harness.batch(&json!({"event": []})).await;
+    assert_error(
+        &answer,
+        400,
+        "missing_field",
+        "Missing required field: events",
+    );
+    let large = good_with("x", "y".repeat(65_536));
+    let answer = harness.batch(&json!([large, good()])).await;
+    assert_eq!(statuses(&answer), ["rejected", "accepted"]);
+    assert_eq!(answer.json["results"][0]["code"], "too_large");
+    let answer = harness
+        .post("/v1/events/batch", &[KEY], "x".repeat(1_048_577))
+        .await;
+    assert_error(&answer, 413, "too_large", "Body must be at most 1024 KiB");
+}
