@@ -1,19 +1,18 @@
 //! One batch of a worker: take records, load, fold, commit, and what each outcome means.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bm_engine::batch::take_batch;
-use bm_engine::domain::LoadedStates;
 use bm_engine::fold::{Prepared, prepare};
 use bm_engine::lane::LaneMove;
 use bm_engine::{BatchLimits, Domain, FoldContext, Folded, LaneInput, Poison, Record};
 use bm_storage::{CommitError, LaneStore, StoreError};
-use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::coordinator::Command;
+use crate::memory::{Loaded, View, remember};
 use crate::slot::Slot;
 use crate::worker::Worker;
 
@@ -22,23 +21,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 fn pause(failures: u32) -> Duration {
     Duration::from_millis(100 << failures.min(9)).min(LONGEST_PAUSE)
-}
-
-/// The states of a batch: what was loaded, and what the lanes' memories hold.
-struct View<'a, D: Domain> {
-    keys: &'a BTreeMap<D::Key, i32>,
-    loaded: HashMap<D::Key, D::State>,
-    caches: BTreeMap<i32, &'a LruCache<D::Key, Option<D::State>>>,
-}
-
-impl<D: Domain> LoadedStates<D> for View<'_, D> {
-    fn get(&self, key: &D::Key) -> Option<&D::State> {
-        if let Some(state) = self.loaded.get(key) {
-            return Some(state);
-        }
-        let cache = self.caches.get(self.keys.get(key)?)?;
-        cache.peek(key)?.as_ref()
-    }
 }
 
 /// How a commit ended.
@@ -63,11 +45,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             Err(error) => return self.give_up(prepared, "reading the rules", &error),
         };
         let keys = prepared.keys(self.shared.domain.as_ref(), &rules);
-        let loaded = match self.load(&keys).await {
+        let mut loaded = match self.load(&keys).await {
             Ok(loaded) => loaded,
             Err(error) => return self.give_up(prepared, "loading state", &error),
         };
-        let mut loaded: HashMap<_, _> = loaded.into_iter().collect();
         loop {
             let view = View {
                 keys: &keys,
@@ -94,10 +75,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     }
                 }
                 Outcome::Over => {
-                    let len = prepared.len();
-                    if len > 0 {
-                        self.put_back(prepared);
-                    }
+                    self.put_back(prepared);
                     return;
                 }
             }
@@ -152,7 +130,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     async fn load(
         &self,
         keys: &BTreeMap<D::Key, i32>,
-    ) -> Result<Vec<(D::Key, D::State)>, StoreError> {
+    ) -> Result<Loaded<D::Key, D::State>, StoreError> {
         let missing: Vec<D::Key> = keys
             .iter()
             .filter(|(key, partition)| {
@@ -165,10 +143,12 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             .map(|(key, _)| key.clone())
             .collect();
         if missing.is_empty() {
-            Ok(Vec::new())
-        } else {
-            self.shared.store.load(&missing).await
+            return Ok(Loaded::new());
         }
+        let stored = self.shared.store.load(&missing).await?;
+        let mut loaded: Loaded<_, _> = missing.into_iter().map(|key| (key, None)).collect();
+        loaded.extend(stored.into_iter().map(|(key, state)| (key, Some(state))));
+        Ok(loaded)
     }
 
     async fn commit(&mut self, prepared: &mut Prepared<D>, folded: Folded<D>) -> Outcome<D> {
@@ -401,12 +381,13 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         &mut self,
         prepared: Prepared<D>,
         keys: &BTreeMap<D::Key, i32>,
-        loaded: HashMap<D::Key, D::State>,
+        loaded: Loaded<D::Key, D::State>,
         folded: Folded<D>,
     ) {
         self.failures = 0;
         self.pause_until = None;
-        self.remember(keys, loaded, folded.states);
+        let kept: BTreeSet<i32> = prepared.partitions().into_iter().collect();
+        remember(&mut self.slots, &kept, keys, loaded, folded.states);
         let mut outputs: BTreeMap<i32, _> = folded
             .lanes
             .into_iter()
@@ -456,32 +437,5 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             .record(records_done as f64);
         // While a refused record is looked for, a half that went through leaves the other to be halved.
         self.most_records = (self.most_records * 2).min(self.shared.config.limits.records);
-    }
-
-    /// Keeps the batch's states in the memories of their lanes.
-    fn remember(
-        &mut self,
-        keys: &BTreeMap<D::Key, i32>,
-        mut loaded: HashMap<D::Key, D::State>,
-        mut changed: BTreeMap<D::Key, D::State>,
-    ) {
-        for (key, partition) in keys {
-            let Some(cache) = self
-                .slots
-                .get_mut(partition)
-                .and_then(|slot| slot.cache.as_mut())
-            else {
-                continue;
-            };
-            let newest = changed.remove(key).or_else(|| loaded.remove(key));
-            match newest {
-                Some(state) => {
-                    cache.put(key.clone(), Some(state));
-                }
-                None => {
-                    cache.get_or_insert_ref(key, || None);
-                }
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@
 mod batches;
 mod config;
 mod coordinator;
+mod memory;
 mod metrics;
 mod service;
 mod slot;

@@ -129,7 +129,7 @@ async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
 
     let mut sender = fleet.log_sender();
     let mut events = Events::new(fleet.game(), "e", 1);
-    let mut kill = async |fleet: &Fleet, rounds: usize| {
+    let mut kill = async |rounds: usize| {
         for _ in 0..rounds {
             for player in 0..20 {
                 let player = format!("player-{player}");
@@ -138,9 +138,8 @@ async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
                     .await;
             }
         }
-        let _same = fleet;
     };
-    kill(fleet, 1).await;
+    kill(1).await;
     fleet.await_all(0).await;
 
     // The old owner's next commit is under way, and is held up there.
@@ -149,7 +148,7 @@ async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
         .execute(&mut *gate)
         .await
         .unwrap();
-    kill(fleet, 1).await;
+    kill(1).await;
     let pool = fleet.pool.clone();
     eventually(Duration::from_secs(20), "a commit under way", || async {
         let waiting: i64 = sqlx::query_scalar(
@@ -166,7 +165,7 @@ async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
 
     let new = fleet.start_with(Service::QuestProcessor, &[]);
     fleet.wait_lanes_of(Service::QuestProcessor, new, 5).await;
-    kill(fleet, 3).await;
+    kill(3).await;
     fleet.await_all(0).await;
 
     sqlx::query("SELECT pg_advisory_unlock(1)")

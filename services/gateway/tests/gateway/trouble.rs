@@ -76,10 +76,10 @@ async fn a_silent_broker_and_a_full_queue_are_503_and_the_drain_loses_nothing() 
          content-length: {}\r\n\r\n",
         body.len()
     );
-    let mut last = TcpStream::connect(gateway.address).await.unwrap();
-    last.write_all(head.as_bytes()).await.unwrap();
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
-    last.read_exact(&mut go_on).await.unwrap();
+    stream.read_exact(&mut go_on).await.unwrap();
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     let (ctx, address) = (gateway.ctx.clone(), gateway.address);
     let stopping = tokio::spawn(gateway.stop());
@@ -88,9 +88,9 @@ async fn a_silent_broker_and_a_full_queue_are_503_and_the_drain_loses_nothing() 
         (ctx.health.is_draining() && refused).then_some(())
     })
     .await;
-    last.write_all(body.as_bytes()).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    last.read_to_string(&mut answer).await.unwrap();
+    stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains(r#""status":"accepted""#), "{answer}");
     let topics = stopping.await.unwrap();
     let records = topics.read_all(Topic::GameEvents.name()).await;
