@@ -59,7 +59,8 @@ impl Fleet {
     pub async fn verify(&mut self, dead: usize) {
         self.await_all(dead).await;
         self.end().await;
-        let faults = self.compare(dead).await;
+        // Whoever goes last may have taken lanes and published their outboxes again, to nobody.
+        let faults = self.compare_with(dead, false).await;
         assert!(
             faults.is_empty(),
             "after the processes had ended:\n{}",
@@ -86,6 +87,10 @@ impl Fleet {
 
     /// Everything that is not as it must be; nothing when all is well and nothing is under way.
     pub async fn compare(&self, dead: usize) -> Vec<String> {
+        self.compare_with(dead, true).await
+    }
+
+    async fn compare_with(&self, dead: usize, at_rest: bool) -> Vec<String> {
         let kept = kept(&self.pool).await;
         let mut faults = Faults::default();
         self.compare_kept(&kept, &mut faults);
@@ -96,6 +101,11 @@ impl Fleet {
         if faults.0.is_empty() {
             self.compare_topics(&kept, &expected, &ledger, dead, &mut faults)
                 .await;
+        }
+        if faults.0.is_empty() && at_rest {
+            for service in Service::PROCESSORS {
+                self.compare_cursors(service, &mut faults).await;
+            }
         }
         faults.0
     }
@@ -139,7 +149,6 @@ impl Fleet {
     ) {
         for service in Service::PROCESSORS {
             let records = self.topics.read_all(service.input()).await;
-            self.compare_cursors(service, &records, faults).await;
             match service {
                 Service::QuestProcessor => {
                     compare_forwarded(&once(records), kept, expected, faults);
@@ -168,7 +177,8 @@ impl Fleet {
     }
 
     /// Nothing is under way: every lane stands at the end of its partition.
-    async fn compare_cursors(&self, service: Service, records: &[TestRecord], faults: &mut Faults) {
+    async fn compare_cursors(&self, service: Service, faults: &mut Faults) {
+        let records = self.topics.read_all(service.input()).await;
         for (partition, row) in lanes::rows(&self.pool, service).await {
             let of_partition = records.iter().filter(|one| one.partition == partition);
             let end = of_partition.map(|one| one.offset + 1).max().unwrap_or(0);

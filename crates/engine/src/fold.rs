@@ -6,7 +6,7 @@ use bm_contracts::headers::{self, Seq, Source};
 use bm_contracts::messages::DeadLetter;
 use bm_contracts::partition::partition_for;
 use bm_contracts::topics::MAX_MESSAGE_BYTES;
-use bm_contracts::{Timestamp, Topic, hash};
+use bm_contracts::{Timestamp, Topic};
 
 use crate::domain::{
     ConfigDemand, Domain, Emit, LoadedStates, Poison, RecordEffects, Scope, States,
@@ -314,10 +314,7 @@ fn fold_lane<D: Domain>(
     }
     if let Some(record) = last {
         output.next_offset = record.offset + 1;
-        output.last_record = LastRecord {
-            timestamp: record.timestamp,
-            hash: hash::record_hash(&record.key, &record.value),
-        };
+        output.last_record = LastRecord::of(record);
     }
     output.dead = writer.dead;
     output.outbox = writer.finish();
@@ -432,19 +429,19 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
 
     fn dead_letter(&mut self, record: &Record, poison: &Poison, definition: Option<String>) {
         self.dead += 1;
-        let letter = self.letter(record, poison, definition.clone(), &record.value);
+        let letter = self.letter(record, poison, definition.clone(), Some(record));
         let message = letter.or_else(|_| {
             let poison = Poison {
                 code: poison.code.clone(),
                 error: format!(
-                    "{} (its {} bytes are left out here)",
+                    "{} (its {} bytes and its headers are left out here)",
                     poison.error,
                     record.value.len()
                 ),
             };
-            self.letter(record, &poison, definition, &[])
+            self.letter(record, &poison, definition, None)
         });
-        // Headers and key alone cannot pass the limit: the broker took them in the record itself.
+        // The key and the two headers that every message takes over are left: ours are short.
         if let Ok(message) = message {
             self.index += 1;
             self.bytes += message.size();
@@ -457,7 +454,7 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
         record: &Record,
         poison: &Poison,
         definition: Option<String>,
-        value: &[u8],
+        shown: Option<&Record>,
     ) -> Result<OutboxMessage, Poison> {
         if self.offset != record.offset {
             self.offset = record.offset;
@@ -472,12 +469,12 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
             error: poison.error.clone(),
             definition,
             correlation_id: record.correlation_id().map(ToOwned::to_owned),
-            headers: record
-                .headers
+            headers: shown
                 .iter()
+                .flat_map(|record| &record.headers)
                 .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()))
                 .collect(),
-            value_base64: DeadLetter::encode_value(value),
+            value_base64: DeadLetter::encode_value(shown.map_or(&[], |record| &record.value)),
             failed_at: self.context.now,
         };
         let emit = Emit {

@@ -4,9 +4,11 @@
 //! under kills, revocations, lost replies and failing producers. A [`Lane`] never talks to anyone:
 //! it is told what happened and says what is to be done.
 
+use bm_contracts::{Timestamp, hash};
+
 use crate::outbox::Outbox;
+use crate::record::Record;
 use crate::watermark::Watermarks;
-use bm_contracts::Timestamp;
 
 /// A lane's row as *take* returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,16 @@ pub struct LastRecord {
     pub timestamp: Timestamp,
     /// See [`bm_contracts::hash::record_hash`].
     pub hash: i64,
+}
+
+impl LastRecord {
+    /// By what `record` is known again.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            timestamp: record.timestamp,
+            hash: hash::record_hash(&record.key, &record.value),
+        }
+    }
 }
 
 /// What the commit statement asks of one lane's row: it moves only if epoch and cursor are as expected.

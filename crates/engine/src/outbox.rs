@@ -43,6 +43,9 @@ pub enum OutboxError {
     /// Written by a newer version of the software.
     #[error("outbox has format {0}, this software reads up to {FORMAT}")]
     UnknownFormat(u8),
+    /// More than could be read back.
+    #[error("outbox of {0} bytes is more than may be kept")]
+    TooLarge(usize),
     /// Compression or encoding is damaged.
     #[error("outbox is damaged: {0}")]
     Damaged(String),
@@ -95,6 +98,9 @@ impl Outbox {
             .collect();
         let plain =
             postcard::to_allocvec(&stored).map_err(|e| OutboxError::Damaged(e.to_string()))?;
+        if plain.len() > MAX_UNPACKED {
+            return Err(OutboxError::TooLarge(plain.len()));
+        }
         let mut bytes = vec![FORMAT];
         bytes.extend_from_slice(&lz4_flex::compress_prepend_size(&plain));
         Ok(bytes)

@@ -8,32 +8,32 @@ use std::collections::BTreeMap;
 
 /// Names an outbox that is being published. Greater is later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 impl Ticket {
     /// As a plain number, to be carried through the client library.
-    pub const fn as_u64(self) -> u64 {
+    pub(crate) const fn as_u64(self) -> u64 {
         self.0
     }
 
     /// From that number.
-    pub const fn from_u64(number: u64) -> Self {
+    pub(crate) const fn from_u64(number: u64) -> Self {
         Self(number)
     }
 }
 
 /// A message that is to be sent next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NextSend {
+pub(crate) struct NextSend {
     /// Whose message.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
     /// Its index in the outbox.
-    pub index: usize,
+    pub(crate) index: usize,
 }
 
 /// What the report of a delivered message means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivered {
+pub(crate) enum Delivered {
     /// It came from a producer that was given up; it counts for nothing.
     Stale,
     /// One more is acknowledged, others of its outbox are not.
@@ -53,7 +53,7 @@ struct Entry {
 
 /// Outboxes on their way, and the producer (generation) they go by.
 #[derive(Debug, Default)]
-pub struct PublishLedger {
+pub(crate) struct PublishLedger {
     generation: u64,
     next_ticket: u64,
     entries: BTreeMap<Ticket, Entry>,
@@ -63,22 +63,23 @@ pub struct PublishLedger {
 
 impl PublishLedger {
     /// The current producer's number.
-    pub const fn generation(&self) -> u64 {
+    pub(crate) const fn generation(&self) -> u64 {
         self.generation
     }
 
     /// Whether nothing is on its way.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// The outboxes on their way, in order.
-    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
+    #[cfg(test)]
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
         self.entries.keys().copied()
     }
 
     /// Takes in an outbox of `total` (at least 1) messages behind all others.
-    pub fn add(&mut self, total: usize) -> Ticket {
+    pub(crate) fn add(&mut self, total: usize) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.entries.insert(
@@ -94,7 +95,7 @@ impl PublishLedger {
     }
 
     /// The message that is to be sent next; the same until [`PublishLedger::sent`] says that it was.
-    pub fn next_send(&mut self) -> Option<NextSend> {
+    pub(crate) fn next_send(&mut self) -> Option<NextSend> {
         loop {
             let (&ticket, entry) = self.entries.range(Ticket(self.sending)..).next()?;
             if !entry.cancelled && entry.sent < entry.total {
@@ -108,14 +109,14 @@ impl PublishLedger {
     }
 
     /// The producer has taken the message that [`PublishLedger::next_send`] named.
-    pub fn sent(&mut self, ticket: Ticket) {
+    pub(crate) fn sent(&mut self, ticket: Ticket) {
         if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.sent += 1;
         }
     }
 
     /// The broker has acknowledged a message of `ticket` to the producer `generation`.
-    pub fn delivered(&mut self, generation: u64, ticket: Ticket) -> Delivered {
+    pub(crate) fn delivered(&mut self, generation: u64, ticket: Ticket) -> Delivered {
         if generation != self.generation {
             return Delivered::Stale;
         }
@@ -136,7 +137,7 @@ impl PublishLedger {
     }
 
     /// Nobody waits for `ticket` any more: it is not sent on, and not sent again.
-    pub fn cancel(&mut self, ticket: Ticket) {
+    pub(crate) fn cancel(&mut self, ticket: Ticket) {
         let Some(entry) = self.entries.get_mut(&ticket) else {
             return;
         };
@@ -149,7 +150,7 @@ impl PublishLedger {
     /// The current producer is given up: the next one starts from the first message of every outbox left.
     ///
     /// Returns its number.
-    pub fn begin_generation(&mut self) -> u64 {
+    pub(crate) fn begin_generation(&mut self) -> u64 {
         self.generation += 1;
         self.sending = 0;
         self.entries.retain(|_, entry| !entry.cancelled);

@@ -15,7 +15,6 @@ pub mod config;
 pub mod error;
 pub mod event_producer;
 pub mod fetcher;
-pub mod ledger;
 pub mod log_reader;
 pub mod membership;
 pub mod publisher;
@@ -24,6 +23,7 @@ pub mod report;
 mod append_context;
 mod background;
 mod convert;
+mod ledger;
 mod observer;
 mod position;
 

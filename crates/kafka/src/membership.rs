@@ -28,7 +28,8 @@ const LEAVE: Duration = Duration::from_secs(10);
 /// What the group decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipEvent {
-    /// These partitions, besides those it had, are this member's.
+    /// These partitions, besides those it had, are this member's. Told once with none when it joins a group that
+    /// has none for it.
     Assigned(Vec<i32>),
     /// These are its no longer: given away, lost because the group took it for dead, or given up because nothing
     /// was heard of the group for twice the session timeout.
@@ -293,6 +294,9 @@ impl ConsumerContext for MemberContext {
 struct Share {
     held: BTreeSet<i32>,
     announced: BTreeSet<i32>,
+    /// Whether the owner was told of any assignment, and whether there was one.
+    told: bool,
+    joined: bool,
     /// When the group was last known to be at rest with this member in it.
     settled: Instant,
     patience: Duration,
@@ -304,6 +308,8 @@ impl Share {
         Self {
             held: BTreeSet::new(),
             announced: BTreeSet::new(),
+            told: false,
+            joined: false,
             settled: now,
             patience,
             given_up: false,
@@ -312,6 +318,7 @@ impl Share {
 
     fn assigned(&mut self, partitions: Vec<i32>, now: Instant) {
         self.held.extend(partitions);
+        self.joined = true;
         self.heard(true, now);
     }
 
@@ -347,7 +354,8 @@ impl Share {
         if !gone.is_empty() {
             events.push(MembershipEvent::Revoked(gone));
         }
-        if !new.is_empty() {
+        if !new.is_empty() || (self.joined && !self.told) {
+            self.told = true;
             events.push(MembershipEvent::Assigned(new));
         }
         events
@@ -375,6 +383,19 @@ mod tests {
         assert_eq!(share.announce(), []);
         share.heard(true, after(9));
         assert_eq!(share.announce(), [MembershipEvent::Assigned(vec![0])]);
+    }
+
+    #[test]
+    fn a_member_without_partitions_is_told_once_that_it_has_joined() {
+        let start = Instant::now();
+        let mut share = Share::new(start, Duration::from_secs(6));
+        assert_eq!(share.announce(), []);
+        share.assigned(Vec::new(), start);
+        assert_eq!(share.announce(), [MembershipEvent::Assigned(Vec::new())]);
+        share.assigned(Vec::new(), start);
+        assert_eq!(share.announce(), []);
+        share.assigned(vec![2], start);
+        assert_eq!(share.announce(), [MembershipEvent::Assigned(vec![2])]);
     }
 
     #[test]

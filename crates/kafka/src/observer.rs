@@ -103,12 +103,21 @@ impl Observer {
     }
 }
 
+/// Whether it is the warning that every start of the lanes' producer would give, for a property it wants.
+fn is_expected(facility: &str, message: &str) -> bool {
+    facility == "CONFWARN"
+        && message.contains("Configuration property enable.gapless.guarantee is experimental")
+}
+
 /// How librdkafka prints the state in its statistics (`rd_kafka_stats_emit_all`).
 const PRODUCER_ID_ASSIGNED: &[u8] = b"\"idemp_state\": \"Assigned\"";
 
 impl ClientContext for Observer {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let client = self.shared.client.as_str();
+        if is_expected(facility, message) {
+            return;
+        }
         match level {
             // FAIL and ERROR repeat what `error` is told.
             _ if matches!(facility, "FAIL" | "ERROR") => {
@@ -177,6 +186,16 @@ mod tests {
         assert!(*known.borrow());
         observer.forget();
         assert!(!*known.borrow());
+    }
+
+    #[test]
+    fn no_other_warning_of_the_configuration_is_dropped() {
+        let warning = |what| format!("[thrd:app]: Configuration property {what}: text");
+        let gapless = warning("enable.gapless.guarantee is experimental");
+        assert!(is_expected("CONFWARN", &gapless));
+        assert!(!is_expected("FAIL", &gapless));
+        let ignored = warning("acks is a producer property and will be ignored");
+        assert!(!is_expected("CONFWARN", &ignored));
     }
 
     #[test]

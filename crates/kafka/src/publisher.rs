@@ -28,7 +28,7 @@ use crate::observer::Observer;
 const STRIDE: usize = 1_000;
 /// Room comes back a moment after the report that announces it, so a full queue is tried again by time too.
 const ROOM_AGAIN: Duration = Duration::from_millis(5);
-/// Between two producers that fail without one acknowledgement, at first and at most.
+/// Between two producers that fail without one outbox acknowledged, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Publishes outboxes. Cheap to clone; its task ends when all clones and all [`Publication`]s are gone.
@@ -266,7 +266,7 @@ struct Task {
     orders: mpsc::UnboundedReceiver<Order>,
     reports: mpsc::UnboundedSender<Report>,
     incoming_reports: mpsc::UnboundedReceiver<Report>,
-    /// Producers that failed in a row without one acknowledgement.
+    /// Producers that failed in a row without one outbox acknowledged.
     fruitless: u32,
 }
 
@@ -324,8 +324,9 @@ impl Task {
             match report {
                 Report::Delivered { generation, ticket } => {
                     match self.ledger.delivered(generation, ticket) {
-                        Delivered::Stale => {}
-                        Delivered::Counted => self.fruitless = 0,
+                        // A producer that gets no further than some messages is no better than one
+                        // that gets none out.
+                        Delivered::Stale | Delivered::Counted => {}
                         Delivered::Complete => {
                             self.fruitless = 0;
                             self.complete(ticket);

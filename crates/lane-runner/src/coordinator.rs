@@ -43,9 +43,31 @@ pub(crate) struct Coordinator {
     moved: BTreeMap<i32, i64>,
     status: Arc<RunnerStatus>,
     processor: &'static str,
+    /// Of the topic read, when the processor started.
+    partition_count: i32,
+}
+
+/// How often the topic's partitions are counted: nothing else tells a lane that runs of a change.
+const RECOUNT: Duration = Duration::from_secs(10);
+
+/// Resolves when the topic has another number of partitions than `known`.
+async fn repartitioned(fetcher: Arc<Fetcher>, known: i32) -> i32 {
+    loop {
+        tokio::time::sleep(RECOUNT).await;
+        // Where the broker cannot be asked, it takes no records either.
+        if let Ok(found) = fetcher.partition_count().await
+            && found != known
+        {
+            return found;
+        }
+    }
 }
 
 impl Coordinator {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts that the runner has made, each used once"
+    )]
     pub(crate) fn new(
         fetcher: Arc<Fetcher>,
         membership: Membership,
@@ -54,6 +76,7 @@ impl Coordinator {
         workers: Vec<mpsc::UnboundedSender<Message>>,
         status: Arc<RunnerStatus>,
         processor: &'static str,
+        partition_count: i32,
     ) -> Self {
         Self {
             fetcher,
@@ -65,6 +88,7 @@ impl Coordinator {
             moved: BTreeMap::new(),
             status,
             processor,
+            partition_count,
         }
     }
 
@@ -76,6 +100,8 @@ impl Coordinator {
         let mut hints = tokio::time::interval(Duration::from_secs(1));
         hints.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reader = Arc::clone(&self.fetcher);
+        let recounted = repartitioned(Arc::clone(&reader), self.partition_count);
+        tokio::pin!(recounted);
         let failed = loop {
             tokio::select! {
                 biased;
@@ -89,7 +115,17 @@ impl Coordinator {
                 },
                 Some(command) = self.commands.recv() => self.obey(command),
                 _ = hints.tick() => self.send_hints(),
-                fetched = reader.recv() => self.fetched(fetched),
+                found = &mut recounted => {
+                    self.repartitioned(found);
+                    recounted.set(repartitioned(Arc::clone(&reader), found));
+                }
+                fetched = reader.recv() => {
+                    if let Some(fatal) = self.fetched(fetched) {
+                        break Some(format!("reading failed for good: {fatal}"));
+                    }
+                    // A long backlog is always there to be read: the workers need a turn, too.
+                    tokio::task::consume_budget().await;
+                }
             }
         };
         self.send_hints();
@@ -107,7 +143,7 @@ impl Coordinator {
         self.send_hints();
         self.membership.leave().await;
         match failed {
-            Some(reason) => Err(RunnerError::TaskEnded(reason)),
+            Some(reason) => Err(RunnerError::CannotGoOn(reason)),
             None => Ok(()),
         }
     }
@@ -206,13 +242,29 @@ impl Coordinator {
         }
     }
 
-    fn fetched(&mut self, fetched: Fetched) {
+    /// Keys go to other partitions than their state: every lane looks at its row again, and halts.
+    fn repartitioned(&self, found: i32) {
+        let error = format!(
+            "the topic has {found} partitions now, it had {} when the processor started",
+            self.partition_count
+        );
+        for &partition in self.flows.keys() {
+            self.tell(
+                partition,
+                Message::ReadFailed {
+                    partition,
+                    error: error.clone(),
+                },
+            );
+        }
+    }
+
+    /// Passes on what was read; gives the reason why nothing can be read any more.
+    fn fetched(&mut self, fetched: Fetched) -> Option<String> {
         match fetched {
             Fetched::Record(record) => {
                 let partition = record.partition;
-                let Some(flow) = self.flows.get(&partition) else {
-                    return;
-                };
+                let flow = self.flows.get(&partition)?;
                 flow.add(record.size());
                 if flow.must_pause() {
                     flow.set_paused(true);
@@ -236,23 +288,9 @@ impl Coordinator {
                     "reading has a problem; the client goes on by itself"
                 );
             }
-            Fetched::Fatal { error } => {
-                tracing::error!(
-                    processor = self.processor,
-                    error,
-                    "reading failed; every lane begins again from its row"
-                );
-                for &partition in self.flows.keys() {
-                    self.tell(
-                        partition,
-                        Message::ReadFailed {
-                            partition,
-                            error: error.clone(),
-                        },
-                    );
-                }
-            }
+            Fetched::Fatal { error } => return Some(error),
         }
+        None
     }
 
     fn send_hints(&mut self) {

@@ -39,9 +39,9 @@ pub enum RunnerError {
     /// A topic this processor reads or writes is not there.
     #[error("topic {0} does not exist; run create-topics (or `brightmatter topics`)")]
     MissingTopic(Topic),
-    /// A bug: a task of the runner panicked.
-    #[error("a task of the runner ended unexpectedly: {0}")]
-    TaskEnded(String),
+    /// A bug (a task of the runner panicked), or a client that cannot be used any more.
+    #[error("the runner cannot go on: {0}")]
+    CannotGoOn(String),
 }
 
 /// Everything a runner works with.
@@ -84,6 +84,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
             return Ok(());
         };
         let name = D::PROCESSOR;
+        let input_partitions = partition_counts.get(&D::INPUT).copied().unwrap_or(0);
         let fetcher = Arc::new(Fetcher::new(&self.kafka, name, D::INPUT)?);
         let publisher = OutboxPublisher::start(&self.kafka, name)?;
         let (membership, events) = Membership::join(&self.kafka, &self.config.group, D::INPUT)?;
@@ -123,6 +124,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
             workers,
             self.status,
             name,
+            input_partitions,
         );
         coordinator.run(&shutdown, &mut tasks).await
     }

@@ -46,13 +46,17 @@ where
 {
     let vars = &ctx.vars;
     let kafka = KafkaConfig::from_vars(|name| vars.get(name))?;
-    let config = RunnerConfig::from_vars(D::PROCESSOR, |name| vars.get(name))?;
+    let mut config = RunnerConfig::from_vars(D::PROCESSOR, |name| vars.get(name))?;
     // Two per worker, for one given back is asked first whether it still works; and two to take
     // lanes with and for health.
     let pool = 2 * config.workers as u32 + 2;
-    let storage = Storage::connect_lazily(&StorageConfig::from_vars(D::PROCESSOR, pool, |name| {
-        vars.get(name)
-    })?);
+    let database = StorageConfig::from_vars(D::PROCESSOR, pool, |name| vars.get(name))?;
+    // The database's own limits, on getting a connection and on the statement, come first: what they
+    // say is certain, silence is not.
+    config.statement_timeout = config
+        .statement_timeout
+        .max(database.timeout * 2 + Duration::from_secs(5));
+    let storage = Storage::connect_lazily(&database);
     let status = Arc::new(RunnerStatus::default());
     register_health(&ctx, &storage, &status);
     let _ops = ops::start(&ctx).await?;

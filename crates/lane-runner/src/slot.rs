@@ -93,6 +93,8 @@ pub(crate) struct Slot<K: Hash + Eq, S> {
     pub(crate) last_token: ReadToken,
     pub(crate) flow: Arc<Flow>,
     pub(crate) publishing: Option<AbortHandle>,
+    /// The attempt to take the lane that is under way, or waits for its backoff.
+    pub(crate) taking: Option<AbortHandle>,
     /// Takes that failed in a row; sets the backoff.
     pub(crate) failed_takes: u32,
     /// Commits the database refused in a row for this lane alone, and when to try again.
@@ -113,6 +115,7 @@ impl<K: Hash + Eq, S> Slot<K, S> {
             last_token: ReadToken::default(),
             flow: Arc::new(Flow::default()),
             publishing: None,
+            taking: None,
             failed_takes: 0,
             refusals: 0,
             not_before: None,
@@ -132,6 +135,10 @@ impl<K: Hash + Eq, S> Slot<K, S> {
         self.flow = Arc::new(Flow::default());
         if let Some(publishing) = self.publishing.take() {
             publishing.abort();
+        }
+        // A lane given away must not be taken from its next owner after all.
+        if let Some(taking) = self.taking.take() {
+            taking.abort();
         }
         self.refusals = 0;
         self.not_before = None;

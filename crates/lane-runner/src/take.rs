@@ -26,7 +26,7 @@ pub(crate) enum TakeError {
     Store(#[from] StoreError),
     #[error("broker: {0}")]
     Kafka(#[from] KafkaError),
-    #[error("the database does not answer")]
+    #[error("no answer of the database in time")]
     TimedOut,
     #[error(
         "the lane has no row though its processor has others; were partitions added? drain and rescale the lanes"
@@ -38,6 +38,15 @@ impl TakeError {
     /// Whether trying again cannot help: someone has to look.
     pub(crate) fn halts(&self) -> bool {
         matches!(self, Self::MissingRow)
+    }
+
+    /// Whether it may pass without anyone doing anything about it.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Kafka(_) | Self::TimedOut => true,
+            Self::MissingRow => false,
+        }
     }
 }
 

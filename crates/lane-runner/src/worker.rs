@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bm_contracts::hash;
-use bm_engine::lane::{Decision, Publication, TakeAttempt};
+use bm_engine::lane::{Decision, LastRecord, Publication, TakeAttempt};
 use bm_engine::position::{ReadFrom, WrongLog};
 use bm_engine::{Domain, Outbox, Record};
 use bm_storage::LaneStore;
@@ -25,7 +24,7 @@ pub(crate) enum Message {
     Revoked { partition: i32 },
     /// Records after this are of the reading with this token.
     ReadBegan { partition: i32, token: ReadToken },
-    /// The partition cannot be read from where it should be.
+    /// The partition cannot be read on from where it should be.
     ReadFailed { partition: i32, error: String },
     /// The next record read.
     Record(Record),
@@ -209,9 +208,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             Reading::Running => slot.buffer.push(record),
             Reading::Checking(Check { offset, expected }) => {
                 slot.flow.remove(size);
-                if record.offset == offset
-                    && hash::record_hash(&record.key, &record.value) == expected.hash
-                {
+                if record.offset == offset && expected == LastRecord::of(&record) {
                     slot.reading = Reading::Running;
                 } else {
                     let error = WrongLog::OtherRecord { cursor: offset + 1 };
@@ -228,6 +225,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         if !slot.lane.awaits(attempt) {
             return;
         }
+        slot.taking = None;
         match result {
             Ok(taken) => {
                 slot.failed_takes = 0;
@@ -263,7 +261,11 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             Err(error) if error.halts() => self.halt(partition, &error.to_string()),
             Err(error) => {
                 slot.failed_takes += 1;
-                tracing::warn!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "could not take the lane; trying again");
+                if error.is_transient() {
+                    tracing::warn!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "could not take the lane; trying again");
+                } else {
+                    tracing::error!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "could not take the lane, nor will until someone acts; trying again");
+                }
                 let decision = slot.lane.take_failed(attempt);
                 self.carry_out(partition, decision, None);
             }
@@ -319,7 +321,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 self.command(Command::Stop { partition });
                 let shared = Arc::clone(&self.shared);
                 let sender = self.sender.clone();
-                tokio::spawn(async move {
+                let task = tokio::spawn(async move {
                     if let Some(wait) = wait {
                         tokio::time::sleep(wait).await;
                     }
@@ -330,6 +332,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                         result,
                     });
                 });
+                self.slot(partition).taking = Some(task.abort_handle());
             }
             Decision::Publish { publication } => {
                 let messages = outbox.unwrap_or_default().messages;

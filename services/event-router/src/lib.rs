@@ -14,6 +14,9 @@ use bm_storage::{RouterStore, Storage};
 /// How often day partitions are made ahead and old ones dropped. Any number of routers may do so.
 const UPKEEP_EVERY: Duration = Duration::from_mins(10);
 
+/// How soon what a start needs of the database is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// How often saved definitions are looked for that whoever saved them could not publish.
 const PUBLISH_EVERY: Duration = Duration::from_secs(15);
 
@@ -25,7 +28,13 @@ pub async fn run(ctx: Context) -> Result<(), ProcessorError> {
         RouterDomain,
         async |ctx: &Context, storage: &Storage| {
             // Without today's partition no event can be kept.
-            storage.ensure_event_days(ctx.clock.now()).await?;
+            while let Err(error) = storage.ensure_event_days(ctx.clock.now()).await {
+                if !error.is_transient() || ctx.shutdown.token().is_cancelled() {
+                    return Err(error);
+                }
+                tracing::warn!(error = %error, "could not make the days' partitions of events_raw; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
             tokio::spawn(keep_up(ctx.clone(), storage.clone()));
             tokio::spawn(publish_definitions(ctx.clone(), storage.clone(), kafka));
             Ok(RouterStore::new(storage.clone()))

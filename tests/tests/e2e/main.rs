@@ -5,6 +5,11 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "all of it is tests, what they share included"
+)]
 
 mod crashes;
 mod first_event;

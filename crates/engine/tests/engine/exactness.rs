@@ -309,6 +309,20 @@ fn a_record_whose_message_is_too_large_becomes_a_dead_letter_that_fits() {
 }
 
 #[test]
+fn a_record_whose_headers_do_not_fit_a_dead_letter_is_not_lost() {
+    let mut log = records(&[(0, 0)]);
+    // Not UTF-8: as text it takes three times the room.
+    let header = Bytes::from(vec![0xff; 400_000]);
+    log[0].headers.push(("noise".to_owned(), header));
+    let (_, folded) = fold(&Stored::default(), &log, 10).unwrap();
+    let [message] = &folded.lanes[0].outbox.messages[..] else {
+        panic!("one message expected")
+    };
+    let letter: DeadLetter = serde_json::from_slice(&message.value).unwrap();
+    assert!(letter.headers.is_empty() && letter.error.contains("left out"));
+}
+
+#[test]
 fn a_batch_folds_again_without_a_lane_as_if_it_had_never_been_in_it() {
     let lane = |partition, value: &str| LaneInput {
         partition,

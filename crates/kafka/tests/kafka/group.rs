@@ -47,6 +47,20 @@ async fn until(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_for_whom_nothing_is_left_hears_that_it_has_joined() {
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(1)]).await;
+    let config = config(&topics);
+    let group = unique("group");
+    let (one, mut events) = Membership::join(&config, &group, Topic::QuestEvents).unwrap();
+    until(&mut events, &mut BTreeSet::new(), |held| held.len() == 1).await;
+    let (spare, mut events) = Membership::join(&config, &group, Topic::QuestEvents).unwrap();
+    let joined = soon("an assignment", events.recv()).await;
+    assert_eq!(joined, Some(MembershipEvent::Assigned(Vec::new())));
+    spare.leave().await;
+    one.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_members_share_the_partitions_and_hand_them_over_when_one_leaves() {
     let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents)]).await;
     for partition in 0..5 {

@@ -316,3 +316,23 @@ async fn a_lane_goes_on_where_it_stopped_and_refuses_a_topic_made_anew() {
     world.stop().await;
     drop(world.database);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_run_halt_when_their_topic_gets_more_partitions() {
+    let mut world = World::new().await;
+    world.start();
+    for player in 0..20 {
+        world.grant(&format!("p{player}"), 0).await;
+    }
+    world.await_ledger(20).await;
+    world
+        .topics
+        .grow(Topic::RewardEvents.name(), PARTITIONS + 1)
+        .await;
+    let status = Arc::clone(&world.status);
+    eventually(DEADLINE, "the halted lanes", || async {
+        (status.halted() >= PARTITIONS as usize && status.running() == 0).then_some(())
+    })
+    .await;
+    world.stop().await;
+}
