@@ -51,7 +51,10 @@ impl Fault {
             FaultKind::Authentication => KafkaError::Authentication(self.reason),
             FaultKind::Tls => KafkaError::Tls(self.reason),
             // The other side hung up in the handshake: it may be restarting, or does not speak TLS.
-            FaultKind::Other if self.reason.contains("SSL handshake failed") => {
+            FaultKind::Other
+                if self.reason.contains("SSL handshake failed")
+                    || self.reason.contains("in state SSL_HANDSHAKE") =>
+            {
                 KafkaError::Tls(self.reason)
             }
             FaultKind::Fatal | FaultKind::Other => KafkaError::Unreachable {
@@ -186,6 +189,17 @@ mod tests {
         assert!(*known.borrow());
         observer.forget();
         assert!(!*known.borrow());
+    }
+
+    #[test]
+    fn a_broker_that_hangs_up_in_the_handshake_is_a_tls_error() {
+        for reason in [
+            "a:1/bootstrap: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+            "a:1/bootstrap: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)",
+        ] {
+            let fault = Fault::of(RDKafkaErrorCode::BrokerTransportFailure, reason);
+            assert!(matches!(fault.into_error("a:1"), KafkaError::Tls(_)));
+        }
     }
 
     #[test]
