@@ -120,6 +120,8 @@ impl Fleet {
             ("BM_SESSION_TIMEOUT_MS", SESSION_TIMEOUT_MS.to_owned()),
             ("RDS_CONNECTION_STRING", database.url()),
             ("REDIS_URL", redis.url()),
+            // A busy machine must not make Redis look away: tests say when it is.
+            ("BM_REDIS_TIMEOUT_MS", "1000".to_owned()),
             ("BM_STUDIOS_FILE", studios.display().to_string()),
         ] {
             variables.insert(name.to_owned(), value);

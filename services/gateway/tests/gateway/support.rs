@@ -103,6 +103,8 @@ impl Running {
             ("RDS_CONNECTION_STRING", &postgres),
             ("REDIS_URL", &redis),
             ("BM_REDIS_PREFIX", &prefix),
+            // A busy machine must not make Redis look away: tests say when it is.
+            ("BM_REDIS_TIMEOUT_MS", "2000"),
             ("BM_STUDIOS_FILE", path),
         ])
         .with(through.vars.iter().copied());
