@@ -38,7 +38,7 @@ struct Entries {
 /// A cache over [`Games`]. Errors are not remembered.
 pub struct GameCache {
     games: Arc<dyn Games>,
-    entries: Mutex<Entries>,
+    entries: Arc<Mutex<Entries>>,
 }
 
 impl GameCache {
@@ -46,27 +46,24 @@ impl GameCache {
     pub fn new(games: Arc<dyn Games>) -> Self {
         Self {
             games,
-            entries: Mutex::new(Entries {
+            entries: Arc::new(Mutex::new(Entries {
                 games: HashMap::new(),
                 swept: Instant::now(),
-            }),
+            })),
         }
     }
 
     /// The studio a game belongs to; `None` when there is no such game.
     pub async fn studio_of(&self, game: &GameId) -> Answer {
-        let asking = match self.told_or_asking(game) {
-            Ok(told) => return Ok(told),
-            Err(asking) => asking,
-        };
-        let answer = asking.clone().await;
-        self.remember(game, &asking, &answer);
-        answer
+        match self.told_or_asking(game) {
+            Ok(told) => Ok(told),
+            Err(asking) => asking.await,
+        }
     }
 
     fn told_or_asking(&self, game: &GameId) -> Result<Option<StudioId>, Asking> {
         let now = Instant::now();
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         match entries.games.get(game) {
             Some(Entry::Told { studio, until }) if *until > now => return Ok(studio.clone()),
             Some(Entry::Asking(asking)) => return Err(asking.clone()),
@@ -79,44 +76,44 @@ impl GameCache {
                 .games
                 .retain(|_, entry| !matches!(entry, Entry::Told { until, .. } if *until <= now));
         }
-        let asking = self.games.studio_of(game.clone()).boxed().shared();
-        let entry = Entry::Asking(asking.clone());
-        entries.games.insert(game.clone(), entry);
+        let asked = self.games.studio_of(game.clone());
+        let (cache, name) = (Arc::clone(&self.entries), game.clone());
+        let asking = async move {
+            let answer = asked.await;
+            remember(&mut lock(&cache), name, &answer);
+            answer
+        }
+        .boxed()
+        .shared();
+        entries
+            .games
+            .insert(game.clone(), Entry::Asking(asking.clone()));
+        // Whoever asked may hang up: the question ends all the same, and gives its connection back.
+        tokio::spawn(asking.clone());
         Err(asking)
     }
+}
 
-    fn remember(&self, game: &GameId, asking: &Asking, answer: &Answer) {
-        let mut entries = self.lock();
-        // All who waited come by here; the first one writes.
-        let ours = matches!(
-            entries.games.get(game),
-            Some(Entry::Asking(current)) if current.ptr_eq(asking)
-        );
-        if !ours {
-            return;
-        }
-        match answer {
-            Ok(studio) => {
-                let life = if studio.is_some() {
-                    KNOWN_FOR
-                } else {
-                    UNKNOWN_FOR
-                };
-                let told = Entry::Told {
-                    studio: studio.clone(),
-                    until: Instant::now() + life,
-                };
-                entries.games.insert(game.clone(), told);
-            }
-            Err(_) => {
-                entries.games.remove(game);
-            }
-        }
-    }
+/// Errors are not remembered.
+fn remember(entries: &mut Entries, game: GameId, answer: &Answer) {
+    let Ok(studio) = answer else {
+        entries.games.remove(&game);
+        return;
+    };
+    let life = if studio.is_some() {
+        KNOWN_FOR
+    } else {
+        UNKNOWN_FOR
+    };
+    let told = Entry::Told {
+        studio: studio.clone(),
+        until: Instant::now() + life,
+    };
+    entries.games.insert(game, told);
+}
 
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -163,6 +160,37 @@ mod tests {
         assert_eq!(games.asked(), 1);
     }
 
+    /// Answers once, when it is let to.
+    struct SlowGames(tokio::sync::Semaphore);
+
+    impl Games for Arc<SlowGames> {
+        fn studio_of(&self, _: GameId) -> BoxFuture<'static, Answer> {
+            let games = Arc::clone(self);
+            async move {
+                games.0.acquire().await.unwrap().forget();
+                Ok(Some(StudioId::new("acme").unwrap()))
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_ends_though_whoever_asked_has_hung_up() {
+        let games = Arc::new(SlowGames(tokio::sync::Semaphore::new(0)));
+        let cache = GameCache::new(Arc::new(Arc::clone(&games)));
+        let game = id("g");
+        assert_eq!(cache.studio_of(&game).now_or_never(), None);
+        games.0.add_permits(1);
+        bm_testkit::eventually(Duration::from_secs(10), "the answer", || async {
+            matches!(
+                lock(&cache.entries).games.get(&game),
+                Some(Entry::Told { .. })
+            )
+            .then_some(())
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn an_error_is_not_remembered_and_a_known_game_survives_it() {
         let games = Arc::new(FakeGames::of(&[("g", "acme"), ("h", "acme")]));
@@ -184,6 +212,6 @@ mod tests {
         }
         tokio::time::advance(UNKNOWN_FOR).await;
         cache.studio_of(&id("last")).await.unwrap();
-        assert_eq!(cache.lock().games.len(), 1);
+        assert_eq!(lock(&cache.entries).games.len(), 1);
     }
 }

@@ -1,5 +1,7 @@
 //! What an expression that can be parsed may still not do, found in its syntax tree.
 
+use std::sync::Arc;
+
 use cel::IdedExpr;
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SourceInfo, operators,
@@ -75,7 +77,7 @@ pub(super) fn check(
     Ok(CelRule {
         expression,
         loops: checker.loops,
-        patterns: checker.patterns,
+        patterns: checker.patterns.into_iter().map(Arc::new).collect(),
     })
 }
 

@@ -38,7 +38,7 @@ pub struct CelRule {
     expression: IdedExpr,
     loops: Vec<Loop>,
     /// Called as the functions `@matches0`, `@matches1`, …
-    patterns: Vec<Regex>,
+    patterns: Vec<Arc<Regex>>,
 }
 
 /// What is known before evaluation of one `all`, `exists`, … of an expression.
@@ -142,7 +142,7 @@ impl CelRule {
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(&variables);
         for (index, pattern) in self.patterns.iter().enumerate() {
-            let pattern = pattern.clone();
+            let pattern = Arc::clone(pattern);
             context
                 .add_function(&matches_name(index), move |text: Arc<String>| {
                     pattern.is_match(&text)
