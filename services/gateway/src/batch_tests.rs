@@ -113,24 +113,41 @@ async fn a_batch_over_the_limit_comes_in_from_the_front_and_the_rest_is_to_be_re
     };
     let mut named = event("d");
     named["eventId"] = json!("mine");
-    let batch = json!([event("a"), event("b"), event("a"), named, event("e"), 7]);
+    let mut broken = event("f");
+    broken["eventId"] = json!("broken");
+    broken["eventType"] = json!("jump");
+    let batch = json!([
+        event("a"),
+        event("b"),
+        event("a"),
+        named,
+        event("e"),
+        7,
+        broken
+    ]);
     let answer = harness
         .post("/v1/events/batch", &slow, batch.to_string())
         .await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     assert_eq!(
         statuses(&answer),
-        ["accepted", "accepted", "retry", "retry", "retry", "retry"]
+        [
+            "accepted", "accepted", "retry", "retry", "retry", "rejected", "rejected"
+        ]
     );
     let results = &answer.json["results"];
     assert_eq!(results[2]["code"], "player_rate_limited");
     assert!(results[2]["eventId"].is_string());
-    for item in &results.as_array().unwrap()[3..] {
+    for item in &results.as_array().unwrap()[3..5] {
         assert_eq!(item["code"], "rate_limited");
     }
     assert_eq!(results[3]["eventId"], "mine");
     assert!(results[4]["eventId"].as_str().unwrap().starts_with("evt_"));
+    // What can never be accepted is not to be sent again, limit or not.
+    assert_eq!(results[5]["code"], "malformed_json");
     assert!(results[5].get("eventId").is_none());
+    assert_eq!(results[6]["code"], "invalid_event_type");
+    assert_eq!(results[6]["eventId"], "broken");
     assert!(answer.headers.contains_key("retry-after"));
     // Nothing left: the whole request is refused.
     let batch = json!([event("x")]).to_string();

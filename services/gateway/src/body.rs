@@ -22,10 +22,9 @@ pub const MAX_DEPTH: usize = 16;
 /// The longest piece of a client's own text that an error repeats.
 const MAX_ECHO_CHARS: usize = 100;
 
-/// An event's bytes, known to be a JSON object.
+/// An event's bytes, known to be a JSON object that everything behind the gateway can read and store.
 #[derive(Debug)]
 pub struct Parsed<'a> {
-    text: &'a str,
     fields: EventFields<'a>,
 }
 
@@ -46,12 +45,15 @@ pub struct Checked<'a> {
     extra: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-/// Finds out whether `bytes` are a JSON object, and splits it into its fields (400 `malformed_json`).
+/// Finds out whether `bytes` are a JSON object, strictly read, and splits it into its fields (400
+/// `malformed_json`, or `invalid_field` for what JSON allows and we cannot store).
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, ApiError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|_| ApiError::with(Code::MalformedJson, "Malformed JSON: body is not UTF-8"))?;
     let fields = EventFields::parse(bytes).map_err(|error| malformed(&error))?;
-    Ok(Parsed { text, fields })
+    // The event itself is one level.
+    json::check(text, MAX_DEPTH + 1).map_err(refused)?;
+    Ok(Parsed { fields })
 }
 
 /// `malformed_json` with what our library says about it.
@@ -61,7 +63,7 @@ pub(crate) fn malformed(why: &impl std::fmt::Display) -> ApiError {
 }
 
 impl<'a> Parsed<'a> {
-    /// The event's id, if there is a well-formed one; for events that are not read any further.
+    /// The event's id, if there is a well-formed one: what an error names.
     pub fn event_id(&self) -> Option<EventId> {
         let raw = self.fields.event_id?;
         EventId::new(serde_json::from_str::<String>(raw.get()).ok()?).ok()
@@ -71,8 +73,6 @@ impl<'a> Parsed<'a> {
     ///
     /// `header_id` is the event's id from outside the body, which must not contradict it.
     pub fn check(self, header_id: Option<EventId>) -> Result<Checked<'a>, ApiError> {
-        // The event itself is one level.
-        json::check(self.text, MAX_DEPTH + 1).map_err(refused)?;
         let fields = self.fields;
         let given = |raw: Option<&'a RawValue>| raw.filter(|raw| raw.get() != "null");
         let required = |name: &str, raw: Option<&'a RawValue>| {

@@ -137,9 +137,12 @@ impl Gateway {
             .unwrap_or_else(|| self.limiter.quotas(&visit.studio.id, &visit.limits))
     }
 
-    /// A new event id: `evt_` and a UUID that begins with the time.
-    pub fn make_event_id(&self, now: Timestamp) -> Result<EventId, ApiError> {
-        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+    /// The id the client gave the event, or a new one: `evt_` and a UUID that begins with the time.
+    pub fn event_id_of(&self, checked: &Checked<'_>) -> Result<EventId, ApiError> {
+        if let Some(named) = &checked.event_id {
+            return Ok(named.clone());
+        }
+        let millis = u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
         let nanos = (millis % 1_000) as u32 * 1_000_000;
         let time = uuid::Timestamp::from_unix(uuid::NoContext, millis / 1_000, nanos);
         EventId::new(format!("evt_{}", Uuid::new_v7(time)))
@@ -151,10 +154,7 @@ impl Gateway {
     pub async fn prepare(&self, visit: &Visit, checked: Checked<'_>) -> Result<Ready, ApiError> {
         let now = self.clock.now();
         let named = checked.event_id.is_some();
-        let id = match &checked.event_id {
-            Some(id) => id.clone(),
-            None => self.make_event_id(now)?,
-        };
+        let id = self.event_id_of(&checked)?;
         let allowed = self.allow(visit, &checked, now).await;
         allowed.map_err(|error| error.about(id.as_str()))?;
         let studio = &visit.studio;

@@ -14,7 +14,7 @@ use http::header::ALLOW;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::answer::{self, InLog, Many};
-use crate::body::{self, MAX_EVENT_BYTES};
+use crate::body::{self, Checked, MAX_EVENT_BYTES};
 use crate::envelope;
 use crate::gateway::{Gateway, Ready, Visit};
 use crate::request::{self, MANY, ONE};
@@ -83,9 +83,15 @@ async fn take_one(
     body: Body,
 ) -> Result<(EventId, InLog), ApiError> {
     let (bytes, _) = request::read(headers, body, &ONE, gateway.body_timeout).await?;
+    let header_id = request::idempotency_key(headers)?;
     let parsed = body::parse(&bytes)?;
-    gateway.admit(visit, 1).await?;
-    let checked = parsed.check(request::idempotency_key(headers)?)?;
+    let named = parsed.event_id().or_else(|| header_id.clone());
+    let about_it = |error: ApiError| match &named {
+        Some(id) => error.about(id.as_str()),
+        None => error,
+    };
+    gateway.admit(visit, 1).await.map_err(about_it)?;
+    let checked = parsed.check(header_id).map_err(about_it)?;
     let ready = gateway.prepare(visit, checked).await?;
     let id = ready.event_id().clone();
     let settled = gateway.settle(visit, vec![ready]).await.pop();
@@ -135,7 +141,14 @@ async fn take_many(
             tokio::task::yield_now().await;
         }
         if index >= admitted {
-            judged.push((id_for_retry(gateway, bytes)?, Some(refusal.clone())));
+            judged.push(match read_one(bytes) {
+                // Sending it again would not help it.
+                Err((id, error)) => (id, Some(error)),
+                Ok(checked) => {
+                    let id = gateway.event_id_of(&checked)?;
+                    (Some(id), Some(refusal.clone()))
+                }
+            });
             continue;
         }
         match judge(gateway, visit, bytes).await {
@@ -171,32 +184,22 @@ async fn judge(
     visit: &Visit,
     bytes: &[u8],
 ) -> Result<Ready, (Option<EventId>, ApiError)> {
-    if bytes.len() > MAX_EVENT_BYTES {
-        let sentence = format!("Event must be at most {} KiB", MAX_EVENT_BYTES / 1024);
-        return Err((None, ApiError::with(Code::TooLarge, sentence)));
-    }
-    let parsed = body::parse(bytes).map_err(|error| (None, error))?;
-    let named = parsed.event_id();
-    let checked = parsed.check(None).map_err(|error| (named, error))?;
+    let checked = read_one(bytes)?;
     gateway.prepare(visit, checked).await.map_err(|error| {
         let id = error.event_id().and_then(|id| EventId::new(id).ok());
         (id, error)
     })
 }
 
-/// The id under which an event that was not read shall be sent again: its own, or a new one. None
-/// where there is no event to name.
-fn id_for_retry(gateway: &Gateway, bytes: &[u8]) -> Result<Option<EventId>, ApiError> {
+/// Reads one event of a batch; a refused one comes with its id, if it names one.
+fn read_one(bytes: &[u8]) -> Result<Checked<'_>, (Option<EventId>, ApiError)> {
     if bytes.len() > MAX_EVENT_BYTES {
-        return Ok(None);
+        let sentence = format!("Event must be at most {} KiB", MAX_EVENT_BYTES / 1024);
+        return Err((None, ApiError::with(Code::TooLarge, sentence)));
     }
-    match body::parse(bytes) {
-        Err(_) => Ok(None),
-        Ok(parsed) => match parsed.event_id() {
-            Some(id) => Ok(Some(id)),
-            None => gateway.make_event_id(gateway.clock.now()).map(Some),
-        },
-    }
+    let parsed = body::parse(bytes).map_err(|error| (None, error))?;
+    let named = parsed.event_id();
+    parsed.check(None).map_err(|error| (named, error))
 }
 
 async fn turned_away(headers: &HeaderMap, body: Body, error: ApiError) -> Response {

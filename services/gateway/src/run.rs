@@ -9,6 +9,7 @@ use bm_bootstrap::{Context, ops};
 use bm_kafka::{EventProducer, KafkaError};
 use bm_storage::{Storage, StoreError};
 use bm_studio_auth::StudioDirectory;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,9 +23,10 @@ use crate::wiring::{Database, StudiosInDatabase, register_health};
 /// How long the broker is waited for before the first request is taken; a gateway without one
 /// starts all the same, and is not ready.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// After the last request: events whose clients went away, and the producer's queue. Longer than an
-/// append can take.
-const LAST_APPENDS: Duration = Duration::from_secs(12);
+/// What comes after the last request, beyond the time requests have to end: events whose clients
+/// went away, and the producer's queue. Together with the default of `BM_HTTP_DRAIN_TIMEOUT_MS` and
+/// the farewell it stays below the 30 s after which orchestrators kill.
+const LAST_APPENDS: Duration = Duration::from_secs(3);
 /// Farewells to Redis and to the database.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -117,29 +119,36 @@ pub async fn run(ctx: Context) -> Result<(), GatewayError> {
     let router = routes::router(gateway).merge(operators);
 
     let ended = serve_until_told(&ctx, &settings, router).await;
+    let told = ended.as_ref().copied().unwrap_or_else(|_| Instant::now());
 
-    // All requests have ended; what they handed over may not have.
+    // All requests have ended; what they handed over may not have. One deadline for all of it.
+    let deadline = told + settings.serve.drain_timeout + LAST_APPENDS;
     work.close();
-    if tokio::time::timeout(LAST_APPENDS, work.wait())
+    if tokio::time::timeout_at(deadline, work.wait())
         .await
         .is_err()
     {
-        tracing::error!(tasks = work.len(), "events taken have no outcome yet");
+        tracing::error!(
+            tasks = work.len(),
+            "ending although events have no outcome yet; none of them was answered as accepted"
+        );
     }
-    if let Err(error) = producer.flush(LAST_APPENDS).await {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if let Err(error) = producer.flush(left).await {
         tracing::error!(%error, "the producer's queue is not empty");
     }
     let farewells = async { tokio::join!(ids.flush(), limiter.close(), storage.close()) };
     // Nothing is lost when they do not hear it.
     let _heard = tokio::time::timeout(FAREWELL, farewells).await;
-    ended
+    ended.map(|_told| ())
 }
 
+/// Serves; gives the moment it was told to stop, after all requests have ended or were cut off.
 async fn serve_until_told(
     ctx: &Context,
     settings: &Settings,
     router: axum::Router,
-) -> Result<(), GatewayError> {
+) -> Result<Instant, GatewayError> {
     let listener = serve::bind(&settings.address).await?;
     let address = listener.local_addr().map_err(|source| BindError {
         address: settings.address.clone(),
@@ -152,8 +161,9 @@ async fn serve_until_told(
         () = ctx.shutdown.tripped() => {}
         _ended = &mut server => return Err(GatewayError::Server),
     }
+    let told = Instant::now();
     ctx.health.drain();
     stop.cancel();
     server.await.map_err(|_| GatewayError::Server)?;
-    Ok(())
+    Ok(told)
 }

@@ -140,12 +140,14 @@ async fn type_size_body_and_limit_come_in_this_order() {
     assert_error(&answer, 413, "too_large", "Body must be at most 64 KiB");
     // `slow` may send two requests a minute; those that cannot be read are not charged.
     let slow = [("x-api-key", "slow")];
-    for _ in 0..4 {
-        let answer = harness.post("/v1/events", &slow, "{").await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.code()),
-            (400, "malformed_json")
-        );
+    for (body, code) in [
+        ("{", "malformed_json"),
+        (r#"{"metadata":{"a":1,"a":1}}"#, "malformed_json"),
+        (r#"{"x":9223372036854775808}"#, "invalid_field"),
+        ("[]", "malformed_json"),
+    ] {
+        let answer = harness.post("/v1/events", &slow, body).await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (400, code));
         assert!(
             answer.headers["ratelimit"]
                 .to_str()
@@ -163,8 +165,22 @@ async fn type_size_body_and_limit_come_in_this_order() {
             "Missing required field: eventType",
         );
     }
-    let answer = harness.post("/v1/events", &slow, "{}").await;
+    let named = r#"{"eventId":"mine"}"#;
+    let answer = harness.post("/v1/events", &slow, named).await;
     assert_error(&answer, 429, "rate_limited", "Rate limit exceeded");
+    assert_eq!(answer.json["eventId"], "mine");
+    let by_header = [slow[0], ("idempotency-key", "\"yours\"")];
+    let answer = harness.post("/v1/events", &by_header, "{}").await;
+    assert_error(&answer, 429, "rate_limited", "Rate limit exceeded");
+    assert_eq!(answer.json["eventId"], "yours");
+    let bad_header = [slow[0], ("idempotency-key", "a:b")];
+    let answer = harness.post("/v1/events", &bad_header, "{}").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.code()),
+        (400, "invalid_field")
+    );
+    let answer = harness.post("/v1/events", &slow, "{}").await;
+    assert_eq!(answer.json.get("eventId"), None);
     let wait: u64 = answer.headers["retry-after"]
         .to_str()
         .unwrap()
