@@ -265,7 +265,7 @@ impl Coordinator {
             Fetched::Record(record) => {
                 let partition = record.partition;
                 let flow = self.flows.get(&partition)?;
-                flow.add(record.size());
+                flow.add(record.footprint());
                 if flow.must_pause() {
                     flow.set_paused(true);
                     if let Err(e) = self.fetcher.pause(partition) {

@@ -12,6 +12,7 @@ mod service;
 mod slot;
 mod status;
 mod take;
+mod trouble;
 mod worker;
 
 use std::collections::BTreeMap;

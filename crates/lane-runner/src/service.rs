@@ -12,6 +12,9 @@ use bm_storage::{LaneStore, LaneTable, Storage, StorageConfig, StoreError};
 
 use crate::{Runner, RunnerConfig, RunnerConfigError, RunnerError, RunnerStatus};
 
+/// How long the database's connections may take to close.
+const CLOSING: Duration = Duration::from_secs(3);
+
 /// Why a processor could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -74,9 +77,10 @@ where
         now: Arc::new(move || clock.now()),
         status,
     };
-    runner.run(ctx.shutdown.token()).await?;
-    storage.close().await;
-    Ok(())
+    let ended = runner.run(ctx.shutdown.token()).await;
+    // A statement under way is the database's to end; nothing waits for it any more.
+    let _closed = tokio::time::timeout(CLOSING, storage.close()).await;
+    Ok(ended?)
 }
 
 fn register_health(ctx: &Context, storage: &Storage, status: &Arc<RunnerStatus>) {

@@ -28,7 +28,7 @@ struct Amount {
 impl Domain for Sums {
     const PROCESSOR: &'static str = "sums";
     const INPUT: Topic = Topic::QuestEvents;
-    const CACHED_STATES_PER_LANE: usize = 0;
+    const CACHE_BYTES_PER_LANE: usize = 0;
     type Input = Amount;
     type Key = String;
     type State = i64;
@@ -150,7 +150,7 @@ fn fold(
         watermarks: stored.watermarks.clone(),
         records,
     };
-    let prepared = prepare(&Sums, vec![input]);
+    let prepared = prepare(&Sums, vec![input], 1);
     if prepared.is_empty() {
         return None;
     }
@@ -334,7 +334,7 @@ fn a_batch_folds_again_without_a_lane_as_if_it_had_never_been_in_it() {
             ..records(&[(0, 1)]).remove(0)
         }],
     };
-    let mut prepared = prepare(&Sums, vec![lane(0, "a=1"), lane(1, "b=2")]);
+    let mut prepared = prepare(&Sums, vec![lane(0, "a=1"), lane(1, "b=2")], 2);
     let counts = counts();
     let context = FoldContext {
         partition_counts: &counts,
