@@ -8,7 +8,7 @@ use bm_contracts::{GameId, UserId};
 use clap::{Parser, Subcommand};
 
 use crate::error::CliError;
-use crate::{apply, dead_letters, dev, doctor, init, migrate, topics, watch};
+use crate::{apply, dead_letters, dev, doctor, init, load, migrate, topics, watch};
 
 /// BrightMatter on the command line. Configuration comes from environment variables and `.env`;
 /// `.env.example` explains each.
@@ -61,6 +61,8 @@ enum Command {
     /// Records that could not be used.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Send events at a steady rate and say how they were answered, and how soon.
+    Load(Box<load::LoadArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,6 +109,7 @@ impl Cli {
             Command::DeadLetters(DeadLetters::List { game, limit, json }) => {
                 dead_letters::list(&ctx, game.as_ref(), limit, json).await
             }
+            Command::Load(args) => Box::pin(load::run(&ctx, *args)).await,
         };
         match outcome {
             // Whoever read our output has had enough.
@@ -116,7 +119,7 @@ impl Cli {
     }
 }
 
-fn game_id(text: &str) -> Result<GameId, String> {
+pub(crate) fn game_id(text: &str) -> Result<GameId, String> {
     GameId::new(text).map_err(|e| e.to_string())
 }
 

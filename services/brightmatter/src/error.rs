@@ -30,6 +30,9 @@ pub enum CliError {
     /// The studios file cannot be used.
     #[error(transparent)]
     Studios(#[from] crate::studios_file::StudiosFileError),
+    /// A load that cannot be run.
+    #[error("{0}")]
+    Load(String),
     /// No studios file is named.
     #[error(
         "BM_STUDIOS_FILE is not set: `init` adds studios to a file. With Firestore, add a document to \

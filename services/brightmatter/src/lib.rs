@@ -8,6 +8,7 @@ mod doctor;
 mod error;
 mod init;
 mod keys;
+mod load;
 mod migrate;
 mod output;
 mod starter;
