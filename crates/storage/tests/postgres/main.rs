@@ -6,6 +6,7 @@
     reason = "what tests share may fail as the tests do: by a panic"
 )]
 
+mod archive;
 mod commits;
 mod definitions;
 mod failures;
