@@ -12,4 +12,5 @@ mod definitions;
 mod failures;
 mod lanes;
 mod schema;
+mod sessions;
 mod support;
