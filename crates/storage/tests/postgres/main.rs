@@ -13,4 +13,5 @@ mod failures;
 mod lanes;
 mod schema;
 mod sessions;
+mod snapshots;
 mod support;
