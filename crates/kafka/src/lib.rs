@@ -30,6 +30,7 @@ mod observer;
 mod outbox_task;
 mod position;
 mod refusal;
+mod share;
 
 pub use admin::TopicAdmin;
 pub use config::{ConfigError, KafkaConfig, Mechanism, Security};
