@@ -89,6 +89,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
         let fetcher = Arc::new(Fetcher::new(&self.kafka, name, D::INPUT)?);
         let publisher = OutboxPublisher::start(&self.kafka, name)?;
         let (membership, events) = Membership::join(&self.kafka, &self.config.group, D::INPUT)?;
+        let watched = publisher.clone();
         let shared = Arc::new(Shared {
             domain: self.domain,
             store: self.store,
@@ -127,7 +128,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
             name,
             input_partitions,
         );
-        coordinator.run(&shutdown, &mut tasks).await
+        coordinator.run(&shutdown, &mut tasks, &watched).await
     }
 
     /// Waits for the broker; gives the partition counts, or `None` when told to stop meanwhile.
