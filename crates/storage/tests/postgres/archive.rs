@@ -42,7 +42,7 @@ fn fold<D: Domain>(
         watermarks: watermarks.clone(),
         records,
     };
-    prepare(domain, vec![input]).fold(domain, rules, loaded, &context)
+    prepare(domain, vec![input], 1).fold(domain, rules, loaded, &context)
 }
 
 /// A lane as the runner has it, without memory between batches: all state comes from the database.
@@ -78,6 +78,7 @@ impl<'a, D: Domain, S: LaneStore<D>> Lane<'a, D, S> {
                 watermarks: self.row.watermarks.clone(),
                 records: records.clone(),
             }],
+            1,
         );
         let keys: Vec<_> = prepared.keys(&self.domain, &rules).into_keys().collect();
         let loaded: BTreeMap<_, _> = self.store.load(&keys).await.unwrap().into_iter().collect();
