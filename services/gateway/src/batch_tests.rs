@@ -1,12 +1,17 @@
 //! The contract for batches, over fakes.
 
+use std::io::Write;
+
 use bm_contracts::GameEvent;
 use bm_kafka::AppendError;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::games::{KNOWN_FOR, PATIENCE, UNKNOWN_FOR};
 use crate::table_tests::{KEY, assert_error};
-use crate::testing::{Answer, Harness, good, good_with};
+use crate::testing::{Answer, Harness, MEMORY, good, good_with};
 
 fn statuses(answer: &Answer) -> Vec<&str> {
     let results = answer.json["results"].as_array().unwrap();
@@ -206,4 +211,114 @@ async fn a_batch_has_1_to_500_events_of_64_kib_each() {
         .post("/v1/events/batch", &[KEY], "x".repeat(1_048_577))
         .await;
     assert_error(&answer, 413, "too_large", "Body must be at most 1024 KiB");
+}
+
+#[tokio::test]
+async fn lines_over_the_limit_are_to_be_retried_and_broken_ones_are_not() {
+    let harness = Harness::new();
+    let event = |user: &str| {
+        let mut event = good_with("gameId", "s");
+        event["userId"] = json!(user);
+        event.to_string()
+    };
+    let lines = [
+        event("a"),
+        event("b"),
+        "{".to_owned(),
+        event("c"),
+        "}".to_owned(),
+    ];
+    let ndjson = [
+        ("x-api-key", "slow"),
+        ("content-type", "application/x-ndjson"),
+    ];
+    let answer = harness
+        .post("/v1/events/batch", &ndjson, lines.join("\n"))
+        .await;
+    assert_eq!(
+        statuses(&answer),
+        ["accepted", "accepted", "rejected", "retry", "rejected"]
+    );
+    assert_eq!(answer.json["results"][3]["code"], "rate_limited");
+    assert_eq!(answer.json["results"][4]["code"], "malformed_json");
+    assert!(answer.headers.contains_key("retry-after"));
+    let many = format!("{}\n", event("a")).repeat(501);
+    let answer = harness.post("/v1/events/batch", &ndjson, many).await;
+    assert_error(
+        &answer,
+        413,
+        "too_large",
+        "Batch must hold at most 500 events",
+    );
+}
+
+#[tokio::test]
+async fn lines_may_be_packed() {
+    let harness = Harness::new();
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    // More than is unpacked on the spot.
+    let pad = "x".repeat(40_000);
+    for n in 0..3 {
+        let mut event = good_with("eventId", format!("e{n}"));
+        event["pad"] = json!(pad);
+        writeln!(packed, "{event}").unwrap();
+    }
+    let headers = [
+        KEY,
+        ("content-type", "application/x-ndjson"),
+        ("content-encoding", "gzip"),
+    ];
+    let packed = packed.finish().unwrap();
+    let answer = harness.post("/v1/events/batch", &headers, packed).await;
+    assert_eq!(statuses(&answer), ["accepted"; 3]);
+    harness.work.close();
+    harness.work.wait().await;
+    assert_eq!(harness.memory.left(), MEMORY);
+}
+
+#[tokio::test]
+async fn a_batch_is_not_named_by_a_header() {
+    let harness = Harness::new();
+    let headers = [KEY, ("idempotency-key", "e1")];
+    let answer = harness
+        .post("/v1/events/batch", &headers, json!([good()]).to_string())
+        .await;
+    assert_error(
+        &answer,
+        400,
+        "invalid_field",
+        "Idempotency-Key is for single events; give each event of a batch its eventId",
+    );
+    assert_eq!(harness.log.records(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_asks_about_its_games_once_and_waits_once() {
+    let harness = Harness::new();
+    let events: Vec<Value> = (0..500)
+        .map(|n| good_with("gameId", format!("g{n}")))
+        .collect();
+    let batch = json!(events);
+    let answer = harness.batch(&batch).await;
+    assert_eq!(answer.json["rejected"], 500);
+    assert_eq!(harness.games.asked(), 1);
+    tokio::time::advance(UNKNOWN_FOR).await;
+    harness.games.be_silent(true);
+    let begun = tokio::time::Instant::now();
+    let answer = harness.batch(&batch).await;
+    assert_eq!(answer.json["retry"], 500);
+    assert_eq!(answer.headers["retry-after"], "2");
+    assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_known_games_go_on_while_the_games_are_away() {
+    let harness = Harness::new();
+    harness.event(&good()).await;
+    harness.games.go_away(true);
+    tokio::time::advance(KNOWN_FOR).await;
+    let answer = harness
+        .batch(&json!([good(), good_with("gameId", "new"), good()]))
+        .await;
+    assert_eq!(statuses(&answer), ["accepted", "retry", "accepted"]);
 }
