@@ -1,12 +1,15 @@
 //! The contract for batches, over fakes.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bm_contracts::GameEvent;
 use bm_kafka::AppendError;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::StatusCode;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use serde_json::{Value, json};
 
 use crate::games::{KNOWN_FOR, PATIENCE, UNKNOWN_FOR};
@@ -250,6 +253,51 @@ async fn lines_over_the_limit_are_to_be_retried_and_broken_ones_are_not() {
         "too_large",
         "Batch must hold at most 500 events",
     );
+}
+
+/// Counts what histograms of one name record.
+#[derive(Default)]
+struct Recorded(Arc<AtomicUsize>);
+
+impl metrics::HistogramFn for Recorded {
+    fn record(&self, _value: f64) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl metrics::Recorder for Recorded {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        match key.name() {
+            "bm_gateway_append_seconds" => Histogram::from_arc(Arc::new(Self(Arc::clone(&self.0)))),
+            _ => Histogram::noop(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_appends_that_the_log_answered_or_did_not_say_how_long_it_takes() {
+    let recorded = Recorded::default();
+    let _guard = metrics::set_default_local_recorder(&recorded);
+    let harness = Harness::new();
+    for (error, expected) in [
+        (None, 2),
+        (Some(AppendError::QueueFull), 2),
+        (Some(AppendError::TooLarge), 2),
+        (Some(AppendError::TimedOut), 4),
+    ] {
+        harness.log.fail_with(error);
+        harness.batch(&json!([good(), good()])).await;
+        assert_eq!(recorded.0.load(Ordering::SeqCst), expected);
+    }
 }
 
 #[tokio::test]

@@ -69,6 +69,18 @@ impl Answer {
     }
 }
 
+/// Counters and the like, as text.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// The value of a series by its name and labels; 0 before it is counted the first time.
+    pub(crate) fn value(&self, series: &str) -> f64 {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
 impl Running {
     pub(crate) async fn start() -> Self {
         Self::start_with(Through::default()).await
@@ -152,6 +164,12 @@ impl Running {
     /// Posts one event with the key of `acme`.
     pub(crate) async fn event(&self, event: &Value) -> Answer {
         self.post("/v1/events", event.to_string()).await
+    }
+
+    /// What the process has counted so far.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let answer = self.request("GET", "/metrics").send().await.unwrap();
+        Metrics(answer.text().await.unwrap())
     }
 
     /// What stands in `game.events`.
