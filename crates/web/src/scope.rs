@@ -281,6 +281,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_error_that_is_answered_outside_any_router_can_be_found_in_the_log() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        let body = tracing::subscriber::with_default(subscriber.finish(), || {
+            crate::error::standalone_body(Code::Timeout)
+        });
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            log.contains(body["correlationId"].as_str().unwrap()),
+            "{log}"
+        );
+    }
+
     #[tokio::test]
     async fn what_we_cannot_do_is_a_warning_with_its_cause_and_what_we_refuse_is_not() {
         let lines = Lines::default();

@@ -1,8 +1,8 @@
 //! The contract for batches, over fakes.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bm_contracts::GameEvent;
 use bm_kafka::AppendError;
@@ -352,11 +352,53 @@ async fn a_batch_asks_about_its_games_once_and_waits_once() {
     assert_eq!(harness.games.asked(), 1);
     tokio::time::advance(UNKNOWN_FOR).await;
     harness.games.be_silent(true);
+    // Where nothing can be read, nothing is asked.
+    let answer = harness.batch(&json!([1, {}])).await;
+    assert_eq!(
+        (&answer.json["rejected"], harness.games.asked()),
+        (&json!(2), 1)
+    );
     let begun = tokio::time::Instant::now();
     let answer = harness.batch(&batch).await;
     assert_eq!(answer.json["retry"], 500);
     assert_eq!(answer.headers["retry-after"], "2");
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_taken_is_one_line_in_the_log() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false);
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let harness = Harness::new();
+    harness.games.go_away(true);
+    for correlation in ["c-1", "c-2"] {
+        let headers = [KEY, ("x-correlation-id", correlation)];
+        let batch = json!(vec![good(); 50]).to_string();
+        let answer = harness.post("/v1/events/batch", &headers, batch).await;
+        assert_eq!(answer.json["retry"], 50);
+    }
+    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    // The outage itself is told once.
+    assert_eq!(lines.len(), 3, "{log}");
+    for (line, told) in lines.iter().zip(["games are away", "c-1", "c-2"]) {
+        assert!(line.contains(told) && line.contains("not there"), "{line}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

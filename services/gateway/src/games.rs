@@ -123,8 +123,14 @@ impl GameCache {
     }
 
     /// The games of a studio, fresh enough to tell of each of `wanted` whether it is one of them,
-    /// if that can be found out within [`PATIENCE`].
+    /// if that can be found out within [`PATIENCE`]; about others it says nothing.
     pub async fn of(&self, studio: &StudioId, wanted: &[&GameId]) -> KnownGames {
+        if wanted.is_empty() {
+            return KnownGames {
+                told: None,
+                away: None,
+            };
+        }
         let (told, asking) = match self.told_or_asking(studio, wanted) {
             Ok(known) => return known,
             Err(asking) => asking,
