@@ -12,7 +12,7 @@ use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use serde_json::{Value, json};
 
-use crate::games::{KNOWN_FOR, PATIENCE, UNKNOWN_FOR};
+use crate::games::{AWAY_FOR, KNOWN_FOR, PATIENCE, UNKNOWN_FOR};
 use crate::table_tests::{KEY, assert_error};
 use crate::testing::{Answer, Harness, MEMORY, good, good_with};
 
@@ -343,6 +343,10 @@ async fn a_batch_is_not_named_by_a_header() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_asks_about_its_games_once_and_waits_once() {
     let harness = Harness::new();
+    // Where nothing can be read, nothing is asked.
+    let answer = harness.batch(&json!([1, {}])).await;
+    assert_eq!(answer.json["rejected"], 2);
+    assert_eq!(harness.games.asked(), 0);
     let events: Vec<Value> = (0..500)
         .map(|n| good_with("gameId", format!("g{n}")))
         .collect();
@@ -352,12 +356,6 @@ async fn a_batch_asks_about_its_games_once_and_waits_once() {
     assert_eq!(harness.games.asked(), 1);
     tokio::time::advance(UNKNOWN_FOR).await;
     harness.games.be_silent(true);
-    // Where nothing can be read, nothing is asked.
-    let answer = harness.batch(&json!([1, {}])).await;
-    assert_eq!(
-        (&answer.json["rejected"], harness.games.asked()),
-        (&json!(2), 1)
-    );
     let begun = tokio::time::Instant::now();
     let answer = harness.batch(&batch).await;
     assert_eq!(answer.json["retry"], 500);
@@ -377,7 +375,7 @@ impl Write for Lines {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_taken_is_one_line_in_the_log() {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -391,7 +389,9 @@ async fn a_batch_that_cannot_be_taken_is_one_line_in_the_log() {
         let batch = json!(vec![good(); 50]).to_string();
         let answer = harness.post("/v1/events/batch", &headers, batch).await;
         assert_eq!(answer.json["retry"], 50);
+        tokio::time::advance(AWAY_FOR).await;
     }
+    assert_eq!(harness.games.asked(), 2);
     let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
     // The outage itself is told once.

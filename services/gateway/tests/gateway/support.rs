@@ -79,11 +79,11 @@ impl Answer {
 pub(crate) struct Metrics(String);
 
 impl Metrics {
-    /// The value of a series by its name and labels; 0 before it is counted the first time.
-    pub(crate) fn value(&self, series: &str) -> f64 {
+    /// The count of a series by its name and labels; 0 before it is counted the first time.
+    pub(crate) fn value(&self, series: &str) -> usize {
         let mut lines = self.0.lines();
         let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        value.map_or(0, |value| value.parse().unwrap())
     }
 }
 
