@@ -33,16 +33,16 @@ impl Storage {
     ) -> Result<Vec<GameId>, StoreError> {
         const NAME: &str = "studio_games";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let games =
-            run!(self, NAME, |connection| {
-                sqlx::query_scalar!(
-            "SELECT game_id FROM games WHERE studio_id = $1 ORDER BY created_at, game_id LIMIT $2",
+        let games = run!(self, NAME, |connection| sqlx::query_scalar!(
+            r#"
+            SELECT game_id FROM games WHERE studio_id = $1
+            ORDER BY created_at, game_id LIMIT $2
+            "#,
             studio.as_str(),
             limit
         )
-        .fetch_all(connection)
-            })
-            .map_err(|failure| failure.into_store_error(NAME))?;
+        .fetch_all(connection))
+        .map_err(|failure| failure.into_store_error(NAME))?;
         // What is no well-formed id cannot be named by an event.
         Ok(games
             .into_iter()
