@@ -88,6 +88,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
         let input_partitions = partition_counts.get(&D::INPUT).copied().unwrap_or(0);
         let fetcher = Arc::new(Fetcher::new(&self.kafka, name, D::INPUT)?);
         let publisher = OutboxPublisher::start(&self.kafka, name)?;
+        self.status.publishes_with(publisher.clone());
         let (membership, events) = Membership::join(&self.kafka, &self.config.group, D::INPUT)?;
         let watched = publisher.clone();
         let shared = Arc::new(Shared {
