@@ -97,13 +97,17 @@ fn register_health(ctx: &Context, storage: &Storage, status: &Arc<RunnerStatus>)
     let status = Arc::clone(status);
     ctx.health
         .register("lanes", Need::Required, Duration::from_secs(1), move || {
-            let detail = format!(
+            let mut detail = format!(
                 "{} assigned, {} running, {} stalled, {} halted",
                 status.assigned(),
                 status.running(),
                 status.stalled(),
                 status.halted()
             );
+            if let Some(late) = status.late_acks() {
+                detail.push_str("; ");
+                detail.push_str(&late);
+            }
             let ready = status.is_ready();
             async move {
                 if ready {

@@ -46,7 +46,8 @@ impl TakeError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::Kafka(_) | Self::TimedOut => true,
+            Self::Kafka(error) => !error.is_lasting(),
+            Self::TimedOut => true,
             Self::MissingRow | Self::Panicked => false,
         }
     }
