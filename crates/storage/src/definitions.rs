@@ -2,8 +2,7 @@
 
 use bm_contracts::messages::ConfigMessage;
 use bm_contracts::{GameId, QuestId, StudioId, Topic};
-use bm_domain::definition::{DefinitionFile, QuestDefinition};
-use bm_domain::quest::QuestStatus;
+use bm_domain::definition::{DefinitionFile, NamedGames, QuestDefinition};
 use serde_json::value::RawValue;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -22,6 +21,10 @@ pub struct Applied {
     pub messages: Vec<ConfigMessage>,
     /// Definitions that were there already, word for word.
     pub unchanged: usize,
+    /// Games that were added, and games that were renamed. Neither counts as a definition.
+    pub games_added: Vec<GameId>,
+    /// See `games_added`.
+    pub games_renamed: Vec<GameId>,
 }
 
 /// What only the database knows to be wrong with a file of definitions.
@@ -81,6 +84,17 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// What is wrong with the games a file names, for a file that cannot be saved because of other
+    /// faults: all of them are told together.
+    pub async fn faults_of_games(&self, named: &NamedGames) -> Result<Vec<ApplyFault>, StoreError> {
+        const NAME: &str = "definitions_games";
+        let owners = run!(self, NAME, |connection| owners(connection, named))
+            .map_err(|failure| failure.into_store_error(NAME))?;
+        Ok(game_faults(named, &owners, true))
+    }
+}
+
 type Outcome = Result<Applied, Vec<ApplyFault>>;
 
 async fn apply_within(
@@ -92,7 +106,7 @@ async fn apply_within(
     let counter = sqlx::query_scalar!("SELECT value FROM config_counter FOR UPDATE")
         .fetch_one(&mut *tx)
         .await?;
-    save_games(&mut tx, file).await?;
+    let (games_added, games_renamed) = save_games(&mut tx, file).await?;
     let studios = match studios_of(&mut tx, file).await? {
         Ok(studios) => studios,
         Err(faults) => {
@@ -106,6 +120,8 @@ async fn apply_within(
         config_seq: counter,
         messages: Vec::with_capacity(changes.len()),
         unchanged,
+        games_added,
+        games_renamed,
     };
     for change in &changes {
         save_quest(&mut tx, change).await?;
@@ -123,77 +139,109 @@ async fn apply_within(
     Ok(Ok(applied))
 }
 
-/// Adds games and renames those of the same studio; leaves another studio's as they are.
-async fn save_games(tx: &mut PgConnection, file: &DefinitionFile) -> Result<(), sqlx::Error> {
+/// Adds games and renames those of the same studio, and says which; leaves another studio's as
+/// they are.
+async fn save_games(
+    tx: &mut PgConnection,
+    file: &DefinitionFile,
+) -> Result<(Vec<GameId>, Vec<GameId>), sqlx::Error> {
     if file.games.is_empty() {
-        return Ok(());
+        return Ok((Vec::new(), Vec::new()));
     }
     let studios: Vec<&str> = file.games.iter().map(|g| g.studio_id.as_str()).collect();
     let games: Vec<&str> = file.games.iter().map(|g| g.game_id.as_str()).collect();
     let names: Vec<&str> = file.games.iter().map(|g| g.name.as_str()).collect();
-    sqlx::query!(
+    // A row that was inserted, and not updated, has no older version to be cleared away: xmax is 0.
+    let saved = sqlx::query!(
         r#"
         INSERT INTO games (studio_id, game_id, name)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
         ON CONFLICT (game_id) DO UPDATE SET name = excluded.name, updated_at = now()
         WHERE games.studio_id = excluded.studio_id AND games.name <> excluded.name
+        RETURNING game_id, (xmax = 0) AS "added!"
         "#,
         &studios as _,
         &games as _,
         &names as _,
     )
-    .execute(tx)
+    .fetch_all(tx)
     .await?;
-    Ok(())
+    let was_added = |game: &GameId| {
+        let row = saved.iter().find(|row| row.game_id == game.as_str());
+        row.map(|row| row.added)
+    };
+    let of = |added: bool| {
+        let games = file.games.iter().map(|game| &game.game_id);
+        games
+            .filter(|game| was_added(game) == Some(added))
+            .cloned()
+            .collect()
+    };
+    Ok((of(true), of(false)))
 }
 
-/// The studio of each quest's game, in the quests' order; or every fault.
+/// The studio of each quest's game, in the quests' order; or every fault. The file's own games are
+/// saved by now.
 async fn studios_of(
     tx: &mut PgConnection,
     file: &DefinitionFile,
 ) -> Result<Result<Vec<StudioId>, Vec<ApplyFault>>, sqlx::Error> {
-    let games: Vec<&str> = file
-        .games
-        .iter()
-        .map(|game| &game.game_id)
-        .chain(file.quests.iter().map(|quest| &quest.game_id))
-        .map(GameId::as_str)
+    let named = NamedGames::of(file);
+    let owners = owners(tx, &named).await?;
+    let faults = game_faults(&named, &owners, false);
+    if !faults.is_empty() {
+        return Ok(Err(faults));
+    }
+    let studio = |(_, game): &(usize, GameId)| owners.get(game.as_str()).cloned();
+    Ok(Ok(named.quests.iter().filter_map(studio).collect()))
+}
+
+type Owners = std::collections::BTreeMap<String, StudioId>;
+
+/// The studios of those games that are there.
+async fn owners(tx: &mut PgConnection, named: &NamedGames) -> Result<Owners, sqlx::Error> {
+    let games = named.games.iter().map(|(_, game, _)| game.as_str());
+    let games: Vec<&str> = games
+        .chain(named.quests.iter().map(|(_, game)| game.as_str()))
         .collect();
-    let owners: std::collections::BTreeMap<String, String> = sqlx::query!(
+    sqlx::query!(
         "SELECT game_id, studio_id FROM games WHERE game_id = ANY ($1::text[])",
         &games as _,
     )
     .fetch_all(tx)
     .await?
     .into_iter()
-    .map(|row| (row.game_id, row.studio_id))
-    .collect();
+    .map(|row| {
+        let studio = StudioId::new(row.studio_id).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        Ok((row.game_id, studio))
+    })
+    .collect()
+}
+
+/// What is wrong with the games a file names. With `would_add`, its own games are not saved yet,
+/// and those that nobody has will be the file's.
+fn game_faults(named: &NamedGames, owners: &Owners, would_add: bool) -> Vec<ApplyFault> {
     let mut faults = Vec::new();
-    for (index, game) in file.games.iter().enumerate() {
-        if owners.get(game.game_id.as_str()).map(String::as_str) != Some(game.studio_id.as_str()) {
+    for (index, game_id, studio) in &named.games {
+        let owner = owners.get(game_id.as_str());
+        if owner.map_or(!would_add, |owner| owner != studio) {
             faults.push(ApplyFault::ForeignGame {
-                index,
-                game_id: game.game_id.clone(),
+                index: *index,
+                game_id: game_id.clone(),
             });
         }
     }
-    let mut studios = Vec::with_capacity(file.quests.len());
-    for (index, quest) in file.quests.iter().enumerate() {
-        match owners.get(quest.game_id.as_str()) {
-            Some(studio) => studios.push(
-                StudioId::new(studio.as_str()).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
-            ),
-            None => faults.push(ApplyFault::UnknownGame {
-                index,
-                game_id: quest.game_id.clone(),
-            }),
+    for (index, game_id) in &named.quests {
+        let will_be = || would_add && named.games.iter().any(|(_, game, _)| game == game_id);
+        let known = owners.contains_key(game_id.as_str()) || will_be();
+        if !known {
+            faults.push(ApplyFault::UnknownGame {
+                index: *index,
+                game_id: game_id.clone(),
+            });
         }
     }
-    Ok(if faults.is_empty() {
-        Ok(studios)
-    } else {
-        Err(faults)
-    })
+    faults
 }
 
 /// A quest that gets a new version.
@@ -215,7 +263,7 @@ impl QuestChange<'_> {
             id: self.quest.quest_id.as_str().to_owned(),
             version: self.version,
             config_seq: self.config_seq,
-            status: QuestStatus::Active.as_str().to_owned(),
+            status: self.quest.status.as_str().to_owned(),
             definition: self.definition.clone(),
         }
     }
@@ -230,12 +278,14 @@ async fn changed_quests<'a>(
     let games: Vec<&str> = file.quests.iter().map(|q| q.game_id.as_str()).collect();
     let quests: Vec<&str> = file.quests.iter().map(|q| q.quest_id.as_str()).collect();
     let definitions: Vec<String> = file.quests.iter().map(QuestDefinition::to_stored).collect();
+    let statuses: Vec<&str> = file.quests.iter().map(|q| q.status.as_str()).collect();
     let rows = sqlx::query!(
         r#"
         SELECT q.id AS "id?", q.version AS "version?",
-               (v.definition IS NOT DISTINCT FROM u.definition::jsonb AND q.status = $4) AS "same!"
-        FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY
-            AS u (game_id, quest_id, definition, place)
+               (v.definition IS NOT DISTINCT FROM u.definition::jsonb
+                AND v.status IS NOT DISTINCT FROM u.status) AS "same!"
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY
+            AS u (game_id, quest_id, definition, status, place)
         LEFT JOIN quests AS q ON q.game_id = u.game_id AND q.quest_id = u.quest_id
         LEFT JOIN quest_versions AS v ON v.quest_id = q.id AND v.version = q.version
         ORDER BY u.place
@@ -243,7 +293,7 @@ async fn changed_quests<'a>(
         &games as _,
         &quests as _,
         &definitions,
-        QuestStatus::Active.as_str(),
+        &statuses as _,
     )
     .fetch_all(tx)
     .await?;
@@ -301,7 +351,7 @@ async fn save_quest(tx: &mut PgConnection, change: &QuestChange<'_>) -> Result<(
         quest.description,
         start as _,
         end as _,
-        QuestStatus::Active.as_str(),
+        quest.status.as_str(),
         change.version,
         change.config_seq,
     )
@@ -368,6 +418,27 @@ impl Storage {
             .collect::<Result<Vec<_>, StoreError>>()?;
         messages.sort_unstable_by_key(|message| message.id);
         Ok(messages)
+    }
+
+    /// The newest message that waits to be published, claimed or not; `None` when none does.
+    pub async fn newest_config_message(&self) -> Result<Option<i64>, StoreError> {
+        const NAME: &str = "config_outbox_newest";
+        run!(self, NAME, |connection| sqlx::query_scalar!(
+            "SELECT max(id) FROM config_outbox"
+        )
+        .fetch_one(connection))
+        .map_err(|failure| failure.into_store_error(NAME))
+    }
+
+    /// Whether a message up to `newest` still waits to be published.
+    pub async fn config_messages_wait(&self, newest: i64) -> Result<bool, StoreError> {
+        const NAME: &str = "config_outbox_waiting";
+        run!(self, NAME, |connection| sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM config_outbox WHERE id <= $1) AS "waits!""#,
+            newest
+        )
+        .fetch_one(connection))
+        .map_err(|failure| failure.into_store_error(NAME))
     }
 
     /// The broker has these: they need not be published again.

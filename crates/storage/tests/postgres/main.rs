@@ -10,5 +10,6 @@ mod commits;
 mod definitions;
 mod failures;
 mod lanes;
+mod last_known;
 mod schema;
 mod support;
