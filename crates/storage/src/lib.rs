@@ -20,6 +20,7 @@ pub mod reward_store;
 pub mod router_store;
 pub mod rules;
 mod session;
+pub mod snapshots;
 
 pub use config::StorageConfig;
 pub use error::{CommitError, StoreError};

@@ -232,16 +232,6 @@ impl Storage {
             .collect()
     }
 
-    /// How many events are archived. Reads all of them: for tests and small databases.
-    pub async fn count_events(&self) -> Result<i64, StoreError> {
-        const NAME: &str = "count_events";
-        run!(self, NAME, |connection| sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!" FROM events_raw"#
-        )
-        .fetch_one(connection))
-        .map_err(|failure| failure.into_store_error(NAME))
-    }
-
     /// How many grants are in the ledger. Reads all of them: for tests and small databases.
     pub async fn count_grants(&self) -> Result<i64, StoreError> {
         const NAME: &str = "count_grants";

@@ -26,19 +26,21 @@ impl EventLog for EventProducer {
         &self,
         record: &BusRecord,
     ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        let headers = record.headers.each_ref();
-        let headers = headers.map(|(name, value)| (*name, value.as_str()));
-        let (key, value) = (&record.key, &record.value);
+        let (key, headers, value) = (&record.key, record.headers(), &record.value);
         Self::append(self, Topic::GameEvents, None, key, &headers, value).map(FutureExt::boxed)
     }
 }
 
 impl Games for Storage {
-    fn studio_of(&self, game: GameId) -> BoxFuture<'static, Result<Option<StudioId>, GamesAway>> {
+    fn of(
+        &self,
+        studio: StudioId,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<GameId>, GamesAway>> {
         let storage = self.clone();
         async move {
-            let found = Self::studio_of(&storage, &game).await;
-            found.map_err(|error| GamesAway(error.to_string()))
+            let found = storage.games_of(&studio, limit).await;
+            found.map_err(|error| GamesAway(error.to_string().into()))
         }
         .boxed()
     }

@@ -43,7 +43,7 @@ pub enum NoRow {}
 impl Domain for QuestDomain {
     const PROCESSOR: &'static str = "quest-processor";
     const INPUT: Topic = Topic::QuestEvents;
-    const CACHED_STATES_PER_LANE: usize = 20_000;
+    const CACHE_BYTES_PER_LANE: usize = 8 << 20;
 
     type Input = QuestInput;
     type Key = QuestKey;
@@ -81,6 +81,13 @@ impl Domain for QuestDomain {
                 .candidates(event, input.stamp)
                 .map(|rule| key(rule, &event.user_id)),
         );
+    }
+
+    fn heap_bytes(&self, key: &QuestKey, state: Option<&QuestState>) -> usize {
+        key.user.as_str().len()
+            + state.map_or(0, |state| {
+                state.studio_id.as_str().len() + state.items.heap_bytes()
+            })
     }
 
     fn apply(

@@ -63,8 +63,10 @@ impl Services {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Error + 'static,
     {
-        // Metrics and readiness of all are served in one place.
-        let ctx = ctx.child(name, ctx.vars.with([("BM_OPS_ADDR", "127.0.0.1:0")]));
+        // Metrics and readiness of all are served in one place; the gateway has its own beside its
+        // other routes, as it has wherever nobody gave them an address.
+        let ops = if name == GATEWAY { "" } else { "127.0.0.1:0" };
+        let ctx = ctx.child(name, ctx.vars.with([("BM_OPS_ADDR", ops)]));
         let running = run(ctx.clone());
         let task = self
             .tasks
