@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::arrays::{SqlTime, sql_time};
+use crate::config_outbox::add_to_outbox;
 use crate::error::{Failure, StoreError};
 use crate::pool::Storage;
 use crate::session::run;
@@ -118,19 +119,16 @@ async fn apply_within(
     let unchanged = file.quests.len() - changes.len();
     let mut applied = Applied {
         config_seq: counter,
-        messages: Vec::with_capacity(changes.len()),
+        messages: Vec::new(),
         unchanged,
         games_added,
         games_renamed,
     };
-    for change in &changes {
-        save_quest(&mut tx, change).await?;
-        let message = change.message();
-        add_to_outbox(&mut tx, Topic::ConfigQuests, &message).await?;
-        applied.config_seq = change.config_seq;
-        applied.messages.push(message);
-    }
-    if !changes.is_empty() {
+    if let Some(last) = changes.last() {
+        save_quests(&mut tx, &changes).await?;
+        applied.messages = changes.iter().map(QuestChange::message).collect();
+        add_to_outbox(&mut tx, Topic::ConfigQuests, &applied.messages).await?;
+        applied.config_seq = last.config_seq;
         sqlx::query!("UPDATE config_counter SET value = $1", applied.config_seq)
             .execute(&mut *tx)
             .await?;
@@ -317,19 +315,47 @@ async fn changed_quests<'a>(
     Ok(changes)
 }
 
-async fn save_quest(tx: &mut PgConnection, change: &QuestChange<'_>) -> Result<(), sqlx::Error> {
-    let quest = change.quest;
-    let start: Option<SqlTime> = quest.start_date.map(sql_time);
-    let end: Option<SqlTime> = quest.end_date.map(sql_time);
+/// Saves new versions and current rows, all in one statement: the counter is held meanwhile.
+async fn save_quests(
+    tx: &mut PgConnection,
+    changes: &[QuestChange<'_>],
+) -> Result<(), sqlx::Error> {
+    let all = |text: fn(&QuestDefinition) -> &str| -> Vec<&str> {
+        changes.iter().map(|change| text(change.quest)).collect()
+    };
+    let definitions: Vec<&str> = changes.iter().map(|c| c.definition.get()).collect();
+    let ids: Vec<Option<Uuid>> = changes.iter().map(|change| change.id).collect();
+    let studios: Vec<&str> = changes.iter().map(|c| c.studio_id.as_str()).collect();
+    let descriptions: Vec<Option<&str>> = changes
+        .iter()
+        .map(|change| change.quest.description.as_deref())
+        .collect();
+    let times = |time: fn(&QuestDefinition) -> Option<bm_contracts::Timestamp>| {
+        let times = changes
+            .iter()
+            .map(|change| time(change.quest).map(sql_time));
+        times.collect::<Vec<Option<SqlTime>>>()
+    };
+    let versions: Vec<i32> = changes.iter().map(|change| change.version).collect();
+    let seqs: Vec<i64> = changes.iter().map(|change| change.config_seq).collect();
     sqlx::query!(
         r#"
-        WITH input AS (SELECT $1::text::jsonb AS definition), saved AS (
+        WITH input AS (
+            SELECT id, studio_id, game_id, quest_id, name, description, definition::jsonb,
+                   start_date, end_date, status, version, config_seq
+            FROM unnest(
+                $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[]
+            ) AS u (id, studio_id, game_id, quest_id, name, description, definition,
+                    start_date, end_date, status, version, config_seq)
+        ), saved AS (
             INSERT INTO quests (
                 id, studio_id, game_id, quest_id, name, description, conditions, rewards,
                 start_date, end_date, status, version, config_seq
             )
-            SELECT coalesce($2::uuid, gen_random_uuid()), $3, $4, $5, $6, $7,
-                   definition -> 'conditions', definition -> 'rewards', $8, $9, $10, $11, $12
+            SELECT coalesce(id, gen_random_uuid()), studio_id, game_id, quest_id, name, description,
+                   definition -> 'conditions', definition -> 'rewards', start_date, end_date,
+                   status, version, config_seq
             FROM input
             ON CONFLICT (game_id, quest_id) DO UPDATE
             SET name = excluded.name, description = excluded.description,
@@ -337,146 +363,29 @@ async fn save_quest(tx: &mut PgConnection, change: &QuestChange<'_>) -> Result<(
                 start_date = excluded.start_date, end_date = excluded.end_date,
                 status = excluded.status, version = excluded.version,
                 config_seq = excluded.config_seq, updated_at = now()
-            RETURNING id
+            RETURNING id, game_id, quest_id
         )
         INSERT INTO quest_versions (quest_id, version, studio_id, config_seq, status, definition)
-        SELECT saved.id, $11, $3, $12, $10, input.definition FROM saved, input
+        SELECT saved.id, input.version, input.studio_id, input.config_seq, input.status,
+               input.definition
+        FROM saved JOIN input USING (game_id, quest_id)
         "#,
-        change.definition.get(),
-        change.id,
-        change.studio_id.as_str(),
-        quest.game_id.as_str(),
-        quest.quest_id.as_str(),
-        quest.name,
-        quest.description,
-        start as _,
-        end as _,
-        quest.status.as_str(),
-        change.version,
-        change.config_seq,
+        &ids as _,
+        &studios as _,
+        &all(|quest| quest.game_id.as_str()) as _,
+        &all(|quest| quest.quest_id.as_str()) as _,
+        &all(|quest| &quest.name) as _,
+        &descriptions as _,
+        &definitions as _,
+        &times(|quest| quest.start_date) as _,
+        &times(|quest| quest.end_date) as _,
+        &all(|quest| quest.status.as_str()) as _,
+        &versions,
+        &seqs,
     )
     .execute(tx)
     .await?;
     Ok(())
-}
-
-async fn add_to_outbox(
-    tx: &mut PgConnection,
-    topic: Topic,
-    message: &ConfigMessage,
-) -> Result<(), sqlx::Error> {
-    let value = serde_json::to_vec(message).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
-    sqlx::query!(
-        "INSERT INTO config_outbox (studio_id, topic, key, value) VALUES ($1, $2, $3, $4)",
-        message.studio_id.as_str(),
-        topic.name(),
-        format!("{}:{}", message.game_id, message.id),
-        value,
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// A `config.*` message that is saved and not yet known to be published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingConfigMessage {
-    /// Names it in [`Storage::config_messages_published`].
-    pub id: i64,
-    /// Where to.
-    pub topic: Topic,
-    /// `gameId:id`
-    pub key: String,
-    /// A [`ConfigMessage`] as JSON.
-    pub value: Vec<u8>,
-}
-
-/// Held while messages are claimed, so that only one publisher has any.
-const CLAIM_LOCK: i64 = 0x626d_636f_6e66_6967;
-
-impl Storage {
-    /// The oldest messages to be published (up to 500), in order; they are the caller's for 30 s,
-    /// and until then nobody else gets any: two publishers could append an older version last.
-    /// So give up an append that takes longer.
-    pub async fn pending_config_messages(&self) -> Result<Vec<PendingConfigMessage>, StoreError> {
-        const NAME: &str = "config_outbox_claim";
-        let mut messages = run!(self, NAME, |connection| claim(connection))
-            .map_err(|failure| failure.into_store_error(NAME))?
-            .into_iter()
-            .map(|(id, topic, key, value)| {
-                let topic = Topic::from_name(&topic).ok_or_else(|| StoreError::Corrupt {
-                    statement: NAME,
-                    why: format!("message {id} is for the unknown topic {topic}"),
-                })?;
-                Ok(PendingConfigMessage {
-                    id,
-                    topic,
-                    key,
-                    value,
-                })
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        messages.sort_unstable_by_key(|message| message.id);
-        Ok(messages)
-    }
-
-    /// The newest message that waits to be published, claimed or not; `None` when none does.
-    pub async fn newest_config_message(&self) -> Result<Option<i64>, StoreError> {
-        const NAME: &str = "config_outbox_newest";
-        run!(self, NAME, |connection| sqlx::query_scalar!(
-            "SELECT max(id) FROM config_outbox"
-        )
-        .fetch_one(connection))
-        .map_err(|failure| failure.into_store_error(NAME))
-    }
-
-    /// Whether a message up to `newest` still waits to be published.
-    pub async fn config_messages_wait(&self, newest: i64) -> Result<bool, StoreError> {
-        const NAME: &str = "config_outbox_waiting";
-        run!(self, NAME, |connection| sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT FROM config_outbox WHERE id <= $1) AS "waits!""#,
-            newest
-        )
-        .fetch_one(connection))
-        .map_err(|failure| failure.into_store_error(NAME))
-    }
-
-    /// The broker has these: they need not be published again.
-    pub async fn config_messages_published(&self, ids: &[i64]) -> Result<(), StoreError> {
-        const NAME: &str = "config_outbox_done";
-        run!(self, NAME, |connection| sqlx::query!(
-            "DELETE FROM config_outbox WHERE id = ANY ($1)",
-            ids
-        )
-        .execute(connection))
-        .map(|_| ())
-        .map_err(|failure| failure.into_store_error(NAME))
-    }
-}
-
-async fn claim(
-    connection: &mut PgConnection,
-) -> Result<Vec<(i64, String, String, Vec<u8>)>, sqlx::Error> {
-    let mut tx = connection.begin().await?;
-    // A statement of its own: the next one then sees what the previous holder committed.
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", CLAIM_LOCK)
-        .fetch_one(&mut *tx)
-        .await?;
-    let rows = sqlx::query!(
-        r#"
-        UPDATE config_outbox SET claimed_until = clock_timestamp() + interval '30 seconds'
-        WHERE id IN (SELECT id FROM config_outbox ORDER BY id LIMIT 500)
-          AND NOT EXISTS (SELECT FROM config_outbox WHERE claimed_until > clock_timestamp())
-        RETURNING id, topic, key, value
-        "#
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.id, row.topic, row.key, row.value))
-        .collect())
 }
 
 /// A quest's place in the database, for messages and tests.
