@@ -18,14 +18,24 @@ const NOT_YET: [&str; 3] = ["leaderboards", "tournaments", "battlepasses"];
 /// On `Err` there is at least one fault, and every fault there is.
 pub fn parse_file(json: &[u8]) -> Result<DefinitionFile, Vec<Fault>> {
     let mut faults = Faults::default();
-    let file = document::read(json, &mut faults).and_then(|value| read_file(&value, &mut faults));
+    let file = document::read(json, &mut faults).and_then(|value| {
+        let read = cel::with_compiler(|compiler| read_file(&value, compiler, &mut faults));
+        read.unwrap_or_else(|e| {
+            faults.add("$", format!("cannot be checked now, try again: {e}"));
+            None
+        })
+    });
     match (file, faults.into_list()) {
         (Some(file), faults) if faults.is_empty() => Ok(file),
         (_, faults) => Err(faults),
     }
 }
 
-fn read_file(value: &Value, faults: &mut Faults) -> Option<DefinitionFile> {
+fn read_file(
+    value: &Value,
+    compiler: &cel::Compiler,
+    faults: &mut Faults,
+) -> Option<DefinitionFile> {
     let map = object(value, "$", &["games", "quests"], &NOT_YET, faults)?;
     let mut file = DefinitionFile::default();
     let mut seen = BTreeSet::new();
@@ -45,7 +55,7 @@ fn read_file(value: &Value, faults: &mut Faults) -> Option<DefinitionFile> {
         let quest = read_quest(value, &path, faults);
         // An expression is looked at even where the rest of its quest cannot be read.
         if let Some(when) = value.pointer("/conditions/when").and_then(Value::as_str)
-            && let Err(fault) = cel::compile(when)
+            && let Err(fault) = compiler.compile(when)
         {
             faults.push(Fault {
                 path: format!("{path}.conditions.when"),

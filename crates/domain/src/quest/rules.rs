@@ -81,7 +81,12 @@ impl QuestRule {
                 quest: name(&stored),
             });
         }
-        let when = match definition.conditions.when.as_deref().map(cel::compile) {
+        let when = match definition
+            .conditions
+            .when
+            .as_deref()
+            .map(|text| cel::with_compiler(|c| c.compile(text)).unwrap())
+        {
             None => None,
             Some(Ok(rule)) => Some(rule),
             Some(Err(why)) => {
