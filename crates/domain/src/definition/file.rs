@@ -40,20 +40,26 @@ fn read_file(
     let mut file = DefinitionFile::default();
     let mut seen = BTreeSet::new();
     for (value, path) in list(map.get("games"), "$.games", faults) {
-        if let Some(game) = read_game(value, &path, faults) {
-            if !seen.insert(game.game_id.clone()) {
-                faults.add(
-                    member(&path, "gameId"),
-                    format!("{} stands twice", game.game_id),
-                );
-            }
-            file.games.push(game);
+        // Ids are looked at even where the rest cannot be read: every fault is told at once.
+        if let Some(game) = named(value, "gameId")
+            && !seen.insert(game)
+        {
+            faults.add(member(&path, "gameId"), format!("{game} stands twice"));
         }
+        file.games.extend(read_game(value, &path, faults));
     }
     let mut seen = BTreeSet::new();
     for (value, path) in list(map.get("quests"), "$.quests", faults) {
-        let quest = read_quest(value, &path, faults);
-        // An expression is looked at even where the rest of its quest cannot be read.
+        if let (Some(game), Some(quest)) = (named(value, "gameId"), named(value, "questId"))
+            && !seen.insert((game, quest))
+        {
+            faults.add(
+                member(&path, "questId"),
+                format!("{quest} stands twice for game {game}"),
+            );
+        }
+        file.quests.extend(read_quest(value, &path, faults));
+        // An expression, too.
         if let Some(when) = value.pointer("/conditions/when").and_then(Value::as_str)
             && let Err(fault) = compiler.compile(when)
         {
@@ -63,17 +69,13 @@ fn read_file(
                 position: Some(fault.position),
             });
         }
-        if let Some(quest) = quest {
-            if !seen.insert((quest.game_id.clone(), quest.quest_id.clone())) {
-                faults.add(
-                    member(&path, "questId"),
-                    format!("{} stands twice for game {}", quest.quest_id, quest.game_id),
-                );
-            }
-            file.quests.push(quest);
-        }
     }
     Some(file)
+}
+
+/// The id of that name, well-formed or not.
+fn named<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
+    value.get(field).and_then(Value::as_str)
 }
 
 fn read_game(value: &Value, path: &str, faults: &mut Faults) -> Option<GameDefinition> {
