@@ -334,7 +334,7 @@ impl Checker<'_> {
                 let program = self.pattern(id, call)?;
                 let text = How {
                     program,
-                    ..How::OPERAND
+                    ..How::ONCE
                 };
                 (text, text)
             }

@@ -10,7 +10,7 @@ use cel::{Context, IdedExpr, Value};
 pub(super) const BYTES_PER_VALUE: usize = 64;
 /// A matcher that finds no short cut takes some 0.3 ns per byte of text and byte of its program; a
 /// value is copied in some 100 ns.
-const MATCHED_PER_VALUE: usize = 256;
+const MATCHED_PER_VALUE: usize = 128;
 
 /// How much there is of a value.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,6 +26,11 @@ pub(super) struct Weight {
 impl Weight {
     pub(super) fn add_value(&mut self) {
         self.values += 1;
+    }
+
+    /// A map besides its members: more is to be copied than of a list.
+    pub(super) fn add_map(&mut self, members: usize) {
+        self.values += 2 + members;
     }
 
     pub(super) fn add_text(&mut self, bytes: usize) {
@@ -52,21 +57,27 @@ impl Weight {
         if left.get() == 0 {
             return;
         }
-        left.set(left.get() - 1);
+        let before = self.values;
         self.add_value();
         if let Some(text) = value.downcast_ref::<CelString<'_>>() {
             self.add_text(text.inner().len());
+            left.set(left.get().saturating_sub(self.values - before));
         } else if let Some(list) = value.downcast_ref::<CelList<'_>>() {
+            left.set(left.get() - 1);
             for value in list.inner() {
                 self.add(value.as_ref(), left);
             }
         } else if let Some(map) = value.downcast_ref::<CelMap<'_>>() {
+            self.add_map(map.inner().len());
+            left.set(left.get().saturating_sub(self.values - before));
             for (name, value) in map.inner() {
                 if let Some(name) = name.inner().downcast_ref::<CelString<'_>>() {
                     self.add_text(name.inner().len());
                 }
                 self.add(value.as_ref(), left);
             }
+        } else {
+            left.set(left.get() - 1);
         }
     }
 }
@@ -123,12 +134,12 @@ impl Cost {
         if self.estimate(&|_| event) <= most {
             return false;
         }
-        let left = Cell::new(most);
+        // Whatever is walked through here is gone through twice in earnest.
+        let left = Cell::new(most / 2);
         let weigh = |place: Option<&IdedExpr>| match place {
             Some(place) => Weight::of(place, context, &left),
             None => event,
         };
-        // What is weighed is gone through at least once, too.
         self.estimate(&weigh) > most || left.get() == 0
     }
 
@@ -144,7 +155,7 @@ impl Cost {
                 .places
                 .iter()
                 .map(|place| place.work(weigh))
-                .fold(each.operations, usize::saturating_add)
+                .fold(0, usize::saturating_add)
                 .saturating_add(matched(each.literals, 1));
             work = work
                 .saturating_add(range.elements.saturating_mul(element))

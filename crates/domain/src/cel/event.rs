@@ -49,6 +49,7 @@ impl CelEvent {
             "metadata".to_owned().into(),
             convert(metadata.unwrap_or(&empty), &mut weight),
         );
+        weight.add_map(fields.len());
         weight.elements = weight.values;
         Self {
             value: Box::new(CelMap::from(fields)),
@@ -89,6 +90,7 @@ fn convert(value: &Value, weight: &mut Weight) -> Box<dyn Val> {
             Box::new(CelList::from(list))
         }
         Value::Object(map) => {
+            weight.add_map(map.len());
             let map: HashMap<CelMapKey<'static>, Box<dyn Val>> = map
                 .iter()
                 .map(|(name, v)| {

@@ -29,7 +29,7 @@ const MAX_PARSER_DEPTH: u16 = (MAX_NESTING + MAX_TERNARIES) as u16;
 const COMPILE_STACK: usize = 64 << 20;
 /// Work an evaluation may be, in copies of a value, as estimated before it begins. The worst
 /// expressions found within it take WORST.
-const MAX_WORK: usize = 500_000;
+const MAX_WORK: usize = 250_000;
 /// Longest reason given, in characters: errors may quote whole values.
 const MAX_REASON_CHARS: usize = 200;
 

@@ -395,9 +395,14 @@ fn no_expression_takes_long_whatever_the_event() {
             // The largest event that it is evaluated on.
             for halvings in 0..16 {
                 let event = cel(&part_of_largest(&largest, only, halvings));
-                let started = std::time::Instant::now();
-                let result = on_small_stack(|| rule.evaluate(&event));
-                let took = started.elapsed();
+                let mut took = std::time::Duration::MAX;
+                let mut result = Ok(false);
+                // The machine may be busy: the best of three is the work itself.
+                for _ in 0..3 {
+                    let started = std::time::Instant::now();
+                    result = on_small_stack(|| rule.evaluate(&event));
+                    took = took.min(started.elapsed());
+                }
                 let refused = matches!(&result, Err(why) if why.contains("too long"));
                 worst.push((took, refused, only, halvings, text.clone()));
                 if !refused {

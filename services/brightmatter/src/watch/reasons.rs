@@ -34,11 +34,12 @@ impl Reasons {
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             return;
         };
-        let problem = self.renew().await.err();
-        *verdicts = match (problem, EventFacts::new((**event).clone(), at)) {
-            (Some(problem), _) => Verdicts::Unknown(format!("rules cannot be read: {problem}")),
-            (None, Err(e)) => Verdicts::Unknown(format!("metadata cannot be read: {e}")),
-            (None, Ok(facts)) => Verdicts::Known(self.rules.explain(&facts, self.rules.seq())),
+        *verdicts = match self.renew().await {
+            Err(problem) => Verdicts::Unknown(format!("rules cannot be read: {problem}")),
+            Ok(()) => {
+                let facts = EventFacts::new((**event).clone(), at);
+                Verdicts::Known(self.rules.explain(&facts, self.rules.seq()))
+            }
         };
     }
 
