@@ -74,7 +74,8 @@ impl CelFault {
     }
 }
 
-/// Compiles expressions; to be had from [`with_compiler`].
+/// Compiles expressions; to be had from [`with_compiler`] alone, so whoever holds one is on a stack
+/// that the parser cannot exhaust.
 #[derive(Debug)]
 pub struct Compiler(());
 
@@ -104,10 +105,6 @@ impl Compiler {
     /// `gameId`, `eventId`, `timestamp` (RFC 3339 text, UTC, milliseconds), `metadata` (an empty map
     /// when there is none), and the event's other top-level fields. Whole JSON numbers are `int`,
     /// others `double`, so `10.5 * 2` needs `2.0`. Comments and backticks are refused.
-    #[expect(
-        clippy::unused_self,
-        reason = "whoever holds a compiler is on a stack that the parser cannot exhaust"
-    )]
     pub fn compile(&self, text: &str) -> Result<CelRule, CelFault> {
         scan::scan(text)?;
         catch_unwind(|| parsed(text))

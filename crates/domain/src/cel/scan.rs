@@ -52,7 +52,7 @@ impl Scan<'_> {
                         return Err(self.fault(start, why));
                     }
                 }
-                b'!' if self.next_is(b'=') => self.at += 1,
+                b'!' | b'<' | b'>' if self.next_is(b'=') => self.at += 1,
                 b'!' | b'-' => {
                     signs += 1;
                     if signs > MAX_NESTING {
@@ -68,7 +68,6 @@ impl Scan<'_> {
                     }
                     self.at += 1;
                 }
-                b'<' | b'>' if self.next_is(b'=') => self.at += 1,
                 b'/' if self.next_is(b'/') => {
                     return Err(self.fault(start, "must not contain comments"));
                 }
@@ -130,13 +129,13 @@ impl Scan<'_> {
             match rest.first() {
                 None => break,
                 Some(b'\n' | b'\r') if !triple => break,
-                Some(b'\\') if !raw => match escape_len(&rest[1..]) {
-                    Some(len) => self.at += 1 + len,
-                    None => {
+                Some(b'\\') if !raw => {
+                    let Some(len) = escape_len(&rest[1..]) else {
                         let why = r"has an escape CEL does not know (a backslash is \\)";
                         return Err(self.fault(self.at, why));
-                    }
-                },
+                    };
+                    self.at += 1 + len;
+                }
                 Some(_) => self.at += 1,
             }
         }

@@ -43,7 +43,10 @@ fn on_small_stack<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 
 fn refused(text: &str, why: &str) {
     let fault = on_small_stack(|| compile(text)).unwrap_err();
-    assert!(fault.message.contains(why), "{text}: {fault}");
+    assert!(
+        !why.is_empty() && fault.message.contains(why),
+        "{text}: {fault}"
+    );
 }
 
 #[test]
@@ -125,10 +128,10 @@ fn what_cannot_be_evaluated_gives_a_reason() {
         ("event.metadata.s", "not a boolean"),
         ("event.metadata.s.all(x, x)", "iterable"),
         ("event.metadata.none.all(x, x)", "none"),
-        ("int(event.metadata.s) == 1", ""),
+        ("int(event.metadata.s) == 1", "parse"),
     ] {
         let reason = evaluate(text, &metadata).unwrap_err();
-        assert!(reason.contains(why), "{text}: {reason}");
+        assert!(!why.is_empty() && reason.contains(why), "{text}: {reason}");
     }
     let reason = evaluate("event.metadata.long < 1", &metadata).unwrap_err();
     assert!(reason.chars().count() <= MAX_REASON_CHARS + 1);
@@ -147,7 +150,7 @@ fn what_is_no_expression_is_refused_with_its_place() {
         let fault = compile(text).unwrap_err();
         assert_eq!(fault.position, Position { line, column }, "{text}: {fault}");
     }
-    refused("", "");
+    refused("", "Syntax error");
     refused("player.level > 1", "knows no player");
     refused("[1].exists(x, y > 1)", "knows no y");
     refused("[1].exists(x, true) && x > 1", "knows no x");
@@ -177,7 +180,7 @@ fn abuse_is_refused_and_does_not_end_the_process() {
     refused(&format!("{}1{}", "[".repeat(17), "]".repeat(17)), "nested");
     refused(&format!("{}true", "!".repeat(300)), "signs");
     refused(&format!("{}1 == 1", "-".repeat(300)), "signs");
-    refused(&format!("{}true", "!-".repeat(300)), "");
+    refused(&format!("{}true", "!-".repeat(300)), "signs");
     refused(&format!("true{}", " && true".repeat(400)), "bytes");
     refused(
         &format!("{}true", "true ? true : ".repeat(100)),
@@ -199,11 +202,10 @@ fn abuse_is_refused_and_does_not_end_the_process() {
         "inside one another",
     );
     refused(&format!("size([{}]) > 1", "1,".repeat(300)), "elements");
-    refused(&format!("{}'", "'".repeat(999)), "");
+    refused(&format!("{}'", "'".repeat(999)), "does not end");
     refused("[1].all(x, [2].all(y, x > y))", "inside another");
     refused("[1].map(x, x).all(y, true)", "only on a field");
     refused("([1] + [2]).all(y, true)", "only on a field");
-    refused(&"[1].all(x, true) && ".repeat(5).replace("&& $", ""), "");
     refused(&["[1].all(x, true)"; 5].join(" && "), "more than 4");
     refused("event.metadata.map(k, k)[0] == 'a'", "inside size");
     refused("event.metadata.filter(k, true) == ['a']", "inside size");
@@ -392,13 +394,16 @@ fn no_expression_takes_long_whatever_the_event() {
     for text in heavy() {
         let rule = compile(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
         for only in [None, Some("list"), Some("maps"), Some("text")] {
+            if only.is_some_and(|only| !text.contains(only)) {
+                continue;
+            }
             // The largest event that it is evaluated on.
             for halvings in 0..16 {
                 let event = cel(&part_of_largest(&largest, only, halvings));
                 let mut took = std::time::Duration::MAX;
                 let mut result = Ok(false);
                 // The machine may be busy: the best of three is the work itself.
-                for _ in 0..3 {
+                for _ in 0..if cfg!(debug_assertions) { 1 } else { 3 } {
                     let started = std::time::Instant::now();
                     result = on_small_stack(|| rule.evaluate(&event));
                     took = took.min(started.elapsed());

@@ -29,7 +29,7 @@ pub struct QuestVersion {
 
 #[derive(Debug)]
 enum Body {
-    Rule(QuestRule),
+    Rule(Box<QuestRule>),
     Broken {
         why: String,
         /// All of it but its expression, where that alone is what cannot be used.
@@ -160,7 +160,7 @@ impl QuestVersion {
                 broken("its definition names another quest or game", definition)
             }
             Ok(definition) => match when(&definition, compiler, expressions) {
-                Ok(when) => Body::Rule(QuestRule { definition, when }),
+                Ok(when) => Body::Rule(Box::new(QuestRule { definition, when })),
                 Err(why) => broken(&format!("when: {why}"), definition),
             },
         };
@@ -206,7 +206,7 @@ fn when(
     if let Some(known) = expressions.get(text) {
         return Ok(Some(Arc::clone(known)));
     }
-    let compiled = Arc::new(compiler.compile(text)?);
-    expressions.insert(text.clone(), Arc::clone(&compiled));
-    Ok(Some(compiled))
+    let when = Arc::new(compiler.compile(text)?);
+    expressions.insert(text.clone(), Arc::clone(&when));
+    Ok(Some(when))
 }
