@@ -451,14 +451,51 @@ fn what_is_too_much_for_its_event_is_not_begun() {
     }
 }
 
-/// Texts of what confuses lexers: each piece some times over.
+/// Texts of what confuses lexers, and then a run that exhausts a parser if it gets there.
 fn confusing() -> impl Strategy<Value = String> {
-    const PIECES: [&str; 44] = [
+    const STARTS: [&str; 4] = ["", "event.metadata.", "event.metadata.a == ", "a + "];
+    const PIECES: [&str; 40] = [
         "(", ")", "[", "]", "{", "}", "'", "\"", "'''", "\"\"\"", "\\", "`", "/", "//", "\n", "\r",
-        "?", ":", "!", "-", ".", ",", "=", "==", "&", "&&", "|", "||", "+", " ", "r'", "br\"",
-        "b'", "a", "event", "1", "0x", "u", "e5", "'\\q'", "\\x4", "é", "in ", "<",
+        "?", ":", "!", "-", ".", ",", "=", "==", "&", "&&", "|", " ", "+", "r'", "br\"", "b'", "a",
+        "1", "0x", "u", "e5", "\\q", "\\'", "é",
     ];
-    pieces(&PIECES, 40)
+    const TRICKS: [&str; 14] = [
+        "`//`",
+        "`a'`",
+        "'\\q'",
+        "'\\x4'",
+        "\"\\u12\"",
+        "='",
+        "&'",
+        "|\"",
+        "1ur'\\'",
+        "0xbr'\\'",
+        "1e5r\"\\\"",
+        "''''",
+        "r'''",
+        "'''\\'''",
+    ];
+    const RUNS: [&str; 6] = ["[", "(1+", "{1:", "a?1:", "!(", "a("];
+    let piece = prop::sample::select(&PIECES[..]);
+    let part = prop_oneof![
+        2 => piece.prop_map(ToOwned::to_owned),
+        1 => prop::sample::select(&TRICKS[..]).prop_map(ToOwned::to_owned),
+        1 => prop::sample::select(&[" == ", " '", "+"][..]).prop_map(ToOwned::to_owned),
+    ];
+    let start = prop::sample::select(&STARTS[..]);
+    let run = (prop::sample::select(&RUNS[..]), 17..1_900usize);
+    (
+        start,
+        prop::collection::vec(part, 0..4),
+        run,
+        "['\"`)\\]]{0,2}",
+    )
+        .prop_map(|(start, parts, (run, times), end)| {
+            let mut text = start.to_owned() + &parts.concat();
+            let room = (MAX_BYTES - text.len() - end.len()) / run.len();
+            text.push_str(&run.repeat(times.min(room)));
+            text + &end
+        })
 }
 
 /// Texts that are tokens at least, and nested as deep as they may be.
@@ -505,12 +542,8 @@ fn nested() -> impl Strategy<Value = String> {
         "a{",
         "x",
     ];
-    pieces(&PIECES, 20)
-}
-
-fn pieces(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
-    let times = prop_oneof![3 => Just(1), 1 => 2..most];
-    let piece = (prop::sample::select(pieces), times);
+    let times = prop_oneof![3 => Just(1), 1 => 2..16usize];
+    let piece = (prop::sample::select(&PIECES[..]), times);
     prop::collection::vec(piece, 0..200).prop_map(|pieces| {
         let mut text = String::new();
         for (piece, times) in pieces {
