@@ -565,7 +565,7 @@ fn compiled_or_refused(text: &str) {
 
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
-    asked.and_then(|n| n.parse().ok()).unwrap_or(100)
+    asked.and_then(|n| n.parse().ok()).unwrap_or(400)
 }
 
 proptest! {
