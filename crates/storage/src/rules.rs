@@ -13,6 +13,9 @@ use crate::error::StoreError;
 use crate::pool::Storage;
 use crate::session::run;
 
+/// The statement that reads definitions.
+const QUEST_CHANGES: &str = "quest_changes";
+
 /// Compiled definitions that can be brought up to date.
 pub trait Rules: Send + Sync + Sized + 'static {
     /// They hold every version saved up to this value of the config counter.
@@ -126,9 +129,8 @@ impl<R: Rules> RulesReader<R> {
                 held: config_seq,
             });
         }
-        const NAME: &str = "quest_changes";
         let corrupt = |why: String| StoreError::Corrupt {
-            statement: NAME,
+            statement: QUEST_CHANGES,
             why,
         };
         let count = versions.len();
@@ -139,7 +141,7 @@ impl<R: Rules> RulesReader<R> {
                 .map_err(|e| corrupt(e.to_string()))?
                 .map_err(|e| match e {
                     RulesError::NoCompiler(e) => StoreError::Unavailable {
-                        statement: NAME,
+                        statement: QUEST_CHANGES,
                         message: e.to_string(),
                     },
                     e @ RulesError::Backwards { .. } => corrupt(e.to_string()),
@@ -177,7 +179,7 @@ impl Storage {
         &self,
         since: i64,
     ) -> Result<(i64, Vec<StoredQuest>), StoreError> {
-        const NAME: &str = "quest_changes";
+        const NAME: &str = QUEST_CHANGES;
         // One statement sees one moment.
         let rows = run!(self, NAME, |connection| sqlx::query!(
             r#"
