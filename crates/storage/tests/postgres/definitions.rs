@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bm_contracts::messages::ConfigMessage;
-use bm_contracts::{EventType, GameId, StudioId, Topic, UserId};
+use bm_contracts::{EventType, GameId, StudioId, Timestamp, Topic, UserId};
 use bm_domain::definition::{NamedGames, parse_file};
-use bm_domain::quest::{QuestDomain, QuestRules, QuestStatus};
+use bm_domain::quest::{EventFacts, QuestDomain, QuestRules, QuestStatus};
 use bm_domain::routing::RouterDomain;
 use bm_engine::ConfigDemand;
 use bm_storage::definitions::{ApplyError, ApplyFault};
@@ -122,13 +122,14 @@ async fn an_archived_quest_counts_no_event_after_the_save_and_keeps_its_rows() {
         .unwrap();
     let mut event = event_row("e", "{}").event;
     event.event_type = EventType::MatchEnd;
+    let event = EventFacts::new(event, Timestamp::clamped(1));
     assert_eq!(rules.seq, saved.config_seq);
     assert!(!rules.quests.wants(&event, saved.config_seq));
     assert!(rules.quests.wants(&event, saved.config_seq - 1));
 
     let user = UserId::new("player").unwrap();
     let kept = storage
-        .player_progress(&event.game_id, &user)
+        .player_progress(&event.event().game_id, &user)
         .await
         .unwrap();
     assert_eq!(kept[0].current.to_string(), "2");
@@ -387,4 +388,98 @@ async fn an_older_copy_of_the_studios_never_replaces_a_newer_one() {
         storage.load_last_known_studios().await.unwrap(),
         Some((NOW, newer))
     );
+}
+
+#[tokio::test]
+async fn definitions_come_back_from_jsonb_as_they_were_saved() {
+    let fixture = Fixture::new().await;
+    let number = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let numbers = [
+        "1e300",
+        "-1.50e-12",
+        "0.00",
+        "-0",
+        "1E+2",
+        "12.50",
+        "1e-16000",
+    ]
+    .map(number);
+    let quest = |id: &str, conditions: serde_json::Value, rewards: serde_json::Value| {
+        let mut all = json!({"eventType": "match_end", "progressType": "count", "target": 1});
+        for (name, value) in conditions.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        json!({"gameId": "game", "questId": id, "name": "n \"é\"\n", "conditions": all, "rewards": rewards,
+               "startDate": "0001-01-01T00:00:00Z", "endDate": "9999-12-31T23:59:59Z"})
+    };
+    let reward =
+        |numbers: Vec<serde_json::Value>| json!([{"type": "x", "zz": numbers, "a": {"é": null}}]);
+    let file = json!({
+        "games": [{"gameId": "game", "studioId": "studio", "name": "A game"}],
+        "quests": [
+            // As large as a reward may be: 53 numbers of 301 digits.
+            quest("large", json!({}), reward(vec![number("1e300"); 53])),
+            quest("numbers", json!({"filters": {"a": numbers[0], "b": numbers[1], "c": numbers[2], "d": numbers[3]}}), reward(numbers[..6].to_vec())),
+            quest("fine", json!({}), reward(vec![numbers[6].clone()])),
+            quest("paths", json!({
+                "filters": {"metadata.metadata.map": "a", "map": "b", "metadata.metadata.metadata.x": true},
+                "progressType": "accumulate", "valueField": "metadata.metadata.x", "target": number("1.50e1"),
+                "when": "event.metadata.x > 1",
+            }), json!([])),
+        ],
+    });
+    let file = parse_file(file.to_string().as_bytes()).unwrap();
+    fixture.storage.apply(&file).await.unwrap();
+    // What is saved again in the same words is the same.
+    let again = fixture.storage.apply(&file).await.unwrap();
+    assert_eq!((again.unchanged, again.messages.len()), (4, 0));
+
+    let (seq, versions) = fixture.storage.quest_changes_since(0).await.unwrap();
+    for (saved, version) in file.quests.iter().zip(&versions) {
+        let text = version.definition.get();
+        let read = bm_domain::definition::QuestDefinition::from_stored(text).unwrap();
+        assert_eq!(read.conditions, saved.conditions);
+        assert_eq!(
+            (read.start_date, read.end_date),
+            (saved.start_date, saved.end_date)
+        );
+        assert_eq!((&read.name, &read.game_id), (&saved.name, &saved.game_id));
+        // JSONB knows best whether the rewards are the same.
+        let same: bool = sqlx::query_scalar("SELECT $1::text::jsonb = $2::text::jsonb")
+            .bind(read.to_stored())
+            .bind(saved.to_stored())
+            .fetch_one(&fixture.pool)
+            .await
+            .unwrap();
+        assert!(same, "{}", version.quest_id);
+    }
+    let rules = QuestRules::build(seq, versions).unwrap();
+    assert_eq!(rules.broken_since(0).count(), 0);
+}
+
+#[tokio::test]
+async fn a_version_nobody_can_use_does_not_keep_rules_from_being_loaded() {
+    let fixture = Fixture::new().await;
+    let file = definitions("game", &["a", "b"], 5);
+    fixture.storage.apply(&file).await.unwrap();
+    sqlx::query(
+        "UPDATE quest_versions SET definition = definition || '{\"objectives\": []}' WHERE config_seq = 1",
+    )
+    .execute(&fixture.pool)
+    .await
+    .unwrap();
+    let store = fixture.quests();
+    let rules = LaneStore::<QuestDomain>::rules(&store, None, ConfigDemand::AtLeast(2))
+        .await
+        .unwrap();
+    let broken: Vec<_> = rules
+        .broken_since(0)
+        .map(|v| v.quest_id().as_str())
+        .collect();
+    assert_eq!((rules.seq(), broken), (2, vec!["a"]));
+    let route = fixture.router();
+    let route = LaneStore::<RouterDomain>::rules(&route, None, ConfigDemand::Latest)
+        .await
+        .unwrap();
+    assert_eq!((route.seq, route.quests.broken_since(0).count()), (2, 1));
 }

@@ -38,24 +38,24 @@ impl Reasons {
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             return;
         };
-        let problem = self.renew().await.err();
-        *verdicts = match (
-            problem,
-            EventFacts::new((**event).clone(), record.timestamp),
-        ) {
-            (Some(problem), _) => Verdicts::Unknown(format!("rules cannot be read: {problem}")),
-            (None, Err(e)) => Verdicts::Unknown(format!("metadata cannot be read: {e}")),
-            (None, Ok(facts)) => {
-                let explained = self.rules.explain(&facts, self.rules.seq());
-                match self.known(event, record, explained).await {
-                    Ok(known) => Verdicts::Known(known),
-                    Err(e) => Verdicts::Unknown(format!("progress cannot be read: {e}")),
-                }
-            }
+        *verdicts = match self.judge(event, record).await {
+            Ok(known) => Verdicts::Known(known),
+            Err(problem) => Verdicts::Unknown(problem),
         };
     }
 
-    /// Adds what the database knows of the event and the player.
+    async fn judge(&mut self, event: &GameEvent, record: &Record) -> Result<Known, String> {
+        self.renew()
+            .await
+            .map_err(|problem| format!("rules cannot be read: {problem}"))?;
+        let facts = EventFacts::new(event.clone(), record.timestamp);
+        let explained = self.rules.explain(&facts, self.rules.seq());
+        self.known(event, record, explained)
+            .await
+            .map_err(|e| format!("progress cannot be read: {e}"))
+    }
+
+    /// Beside it what the database knows of the event and the player.
     async fn known(
         &self,
         event: &GameEvent,

@@ -364,7 +364,7 @@ mod tests {
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             panic!("{}", seen.line());
         };
-        let facts = EventFacts::new((**event).clone(), Timestamp::clamped(0)).unwrap();
+        let facts = EventFacts::new((**event).clone(), Timestamp::clamped(0));
         let mut known = Known {
             explained: rules.explain(&facts, 1),
             ..Known::default()
