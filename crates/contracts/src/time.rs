@@ -89,7 +89,8 @@ fn parse_beyond_jiff(text: &str) -> Option<i64> {
     let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
     let local = pieces.date().to_datetime(pieces.time()?);
     let offset = pieces.to_numeric_offset()?;
-    let nanos = local.duration_since(EPOCH).as_nanos() - i128::from(offset.seconds()) * 1_000_000_000;
+    let nanos =
+        local.duration_since(EPOCH).as_nanos() - i128::from(offset.seconds()) * 1_000_000_000;
     floor_millis(nanos)
 }
 
@@ -181,7 +182,10 @@ mod tests {
             assert_eq!(Timestamp::parse_rfc3339(printed), Ok(at));
             assert_eq!(Timestamp::from_millis(at.as_millis()), Ok(at));
         }
-        assert_eq!(Timestamp::clamped(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(
+            Timestamp::clamped(i64::MAX).to_string(),
+            "9999-12-31T23:59:59.999Z"
+        );
         // What jiff cannot hold is its last instant.
         assert_eq!(Timestamp::clamped(i64::MAX).to_jiff(), jiff::Timestamp::MAX);
     }

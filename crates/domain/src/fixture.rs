@@ -199,6 +199,7 @@ impl<D: Domain> Lane<D> {
                 watermarks: self.watermarks.clone(),
                 records,
             }],
+            1,
         );
         let loaded: BTreeMap<D::Key, D::State> = prepared
             .keys(&self.domain, rules)

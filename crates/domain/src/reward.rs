@@ -80,7 +80,7 @@ impl Domain for RewardDomain {
     const PROCESSOR: &'static str = "reward-processor";
     const INPUT: Topic = Topic::RewardEvents;
     // A grant is looked for when it comes, and hardly ever comes again.
-    const CACHED_STATES_PER_LANE: usize = 0;
+    const CACHE_BYTES_PER_LANE: usize = 0;
 
     type Input = RewardInput;
     type Key = GrantId;

@@ -115,7 +115,7 @@ impl Domain for RouterDomain {
     const PROCESSOR: &'static str = "event-router";
     const INPUT: Topic = Topic::GameEvents;
     // An event is looked for when it comes, and hardly ever comes again.
-    const CACHED_STATES_PER_LANE: usize = 0;
+    const CACHE_BYTES_PER_LANE: usize = 0;
 
     type Input = RouterInput;
     type Key = EventKey;

@@ -16,8 +16,9 @@ pub trait Domain: Send + Sync + 'static {
     const PROCESSOR: &'static str;
     /// The one topic it reads.
     const INPUT: Topic;
-    /// How many states a lane may keep in memory between batches; 0 where they are never read again.
-    const CACHED_STATES_PER_LANE: usize;
+    /// How many bytes of states a lane may keep in memory between batches; 0 where they are never
+    /// read again.
+    const CACHE_BYTES_PER_LANE: usize;
 
     /// A record's value, understood.
     type Input: Send + Sync;
@@ -38,6 +39,11 @@ pub trait Domain: Send + Sync + 'static {
 
     /// The states that [`Domain::apply`] will look at for this input. It may name too many, never too few.
     fn keys(&self, rules: &Self::Rules, input: &Self::Input, keys: &mut Vec<Self::Key>);
+
+    /// About how many bytes of memory a state takes beyond its own type: what its key and it point to.
+    fn heap_bytes(&self, _key: &Self::Key, _state: Option<&Self::State>) -> usize {
+        0
+    }
 
     /// Applies one record. On `Err` nothing it did counts, and the record becomes a dead letter.
     fn apply(

@@ -2,17 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bm_contracts::headers::{self, Seq, Source};
-use bm_contracts::messages::DeadLetter;
+use bm_contracts::headers::{Kind, Seq, Source};
 use bm_contracts::partition::partition_for;
-use bm_contracts::topics::MAX_MESSAGE_BYTES;
 use bm_contracts::{Timestamp, Topic};
 
-use crate::domain::{
-    ConfigDemand, Domain, Emit, LoadedStates, Poison, RecordEffects, Scope, States,
-};
+use crate::domain::{ConfigDemand, Domain, LoadedStates, Poison, Scope, States};
 use crate::lane::{Fence, LaneMove, LastRecord};
-use crate::outbox::{Outbox, OutboxError, OutboxMessage};
+use crate::outbox::{Outbox, OutboxError};
+use crate::outbox_writer::OutboxWriter;
 use crate::record::Record;
 use crate::watermark::Watermarks;
 
@@ -28,6 +25,9 @@ pub struct LaneInput {
     /// From the cursor on, in offset order.
     pub records: Vec<Record>,
 }
+
+/// Code of the dead letter that a record in the wrong partition becomes.
+pub const WRONG_PARTITION: &str = "wrong_partition";
 
 /// What a fold needs besides records, rules and state.
 #[derive(Debug, Clone)]
@@ -48,6 +48,15 @@ enum Step<I> {
     Apply(I),
     /// Nobody can use it.
     Dead(Poison),
+}
+
+/// Whether a record lies in the partition of its key. If it does not, another lane owns what it is
+/// about: applied here, it would meet states that are not this lane's to change.
+///
+/// Barriers and decisions go to every partition, whatever their key.
+fn is_in_its_place(record: &Record, partitions: i32) -> bool {
+    let keyed = matches!(record.kind(), Ok(Kind::Event | Kind::Command));
+    !keyed || partition_for(&record.key, partitions) == record.partition
 }
 
 struct PreparedLane<I> {
@@ -109,8 +118,9 @@ impl LaneOutput {
     }
 }
 
-/// Decodes the records of a batch and finds out which of them were applied before.
-pub fn prepare<D: Domain>(domain: &D, lanes: Vec<LaneInput>) -> Prepared<D> {
+/// Decodes the records of a batch and finds out which of them were applied before. `partitions` is
+/// how many the topic they were read from has.
+pub fn prepare<D: Domain>(domain: &D, lanes: Vec<LaneInput>, partitions: i32) -> Prepared<D> {
     let lanes = lanes
         .into_iter()
         .filter(|lane| !lane.records.is_empty())
@@ -122,6 +132,13 @@ pub fn prepare<D: Domain>(domain: &D, lanes: Vec<LaneInput>) -> Prepared<D> {
                 .map(|record| match record.origin() {
                     Err(e) => (Step::Dead(Poison::new("bad_header", e.to_string())), None),
                     Ok(Some((source, seq))) if !marks.admit(&source, seq) => (Step::Skip, None),
+                    Ok(origin) if !is_in_its_place(record, partitions) => {
+                        let why = format!(
+                            "of {partitions} partitions its key goes to {}, not to this one",
+                            partition_for(&record.key, partitions)
+                        );
+                        (Step::Dead(Poison::new(WRONG_PARTITION, why)), origin)
+                    }
                     Ok(origin) => {
                         let step = match domain.decode(record) {
                             Ok(decoded) => Step::Apply(decoded),
@@ -163,6 +180,16 @@ impl<D: Domain> Prepared<D> {
             }
         }
         keys
+    }
+
+    /// Whether a record lies in another partition than its key says: it is foreign, or the topic has
+    /// another number of partitions than it was given.
+    pub fn has_misplaced(&self) -> bool {
+        let is_misplaced =
+            |step: &Step<_>| matches!(step, Step::Dead(poison) if poison.code == WRONG_PARTITION);
+        self.lanes
+            .iter()
+            .any(|lane| lane.steps.iter().any(is_misplaced))
     }
 
     /// Number of records.
@@ -319,177 +346,4 @@ fn fold_lane<D: Domain>(
     output.dead = writer.dead;
     output.outbox = writer.finish();
     output
-}
-
-/// Collects a lane's messages in sequence order; of those with a slot only the last stays.
-struct OutboxWriter<'a, D: Domain> {
-    source: String,
-    lane: &'a LaneInput,
-    context: &'a FoldContext<'a>,
-    messages: Vec<Option<OutboxMessage>>,
-    latest: BTreeMap<(Topic, D::Key), usize>,
-    offset: i64,
-    index: i32,
-    bytes: usize,
-    dead: usize,
-}
-
-impl<'a, D: Domain> OutboxWriter<'a, D> {
-    fn new(lane: &'a LaneInput, context: &'a FoldContext<'a>) -> Self {
-        let source = Source {
-            processor: D::PROCESSOR.to_owned(),
-            topic: D::INPUT.name().to_owned(),
-            partition: lane.partition,
-        };
-        Self {
-            source: source.to_string(),
-            lane,
-            context,
-            messages: Vec::new(),
-            latest: BTreeMap::new(),
-            offset: -1,
-            index: 0,
-            bytes: 0,
-            dead: 0,
-        }
-    }
-
-    /// Takes all that a record emits, or nothing when one message cannot be appended.
-    fn write(&mut self, record: &Record, effects: &RecordEffects<D>) -> Result<(), Poison> {
-        let mut made = Vec::with_capacity(effects.emits.len());
-        let first = if self.offset == record.offset {
-            self.index
-        } else {
-            0
-        };
-        for (index, (slot, emit)) in (first..).zip(&effects.emits) {
-            let message = self.message(record, emit, index)?;
-            made.push((slot.as_ref(), message));
-        }
-        self.offset = record.offset;
-        self.index = first + made.len() as i32;
-        for (slot, message) in made {
-            if let Some(slot) = slot
-                && let Some(older) = self
-                    .latest
-                    .insert((message.topic, slot.clone()), self.messages.len())
-            {
-                self.messages[older] = None;
-            }
-            self.bytes += message.size();
-            self.messages.push(Some(message));
-        }
-        for (poison, definition) in &effects.dead {
-            self.dead_letter(record, poison, definition.clone());
-        }
-        Ok(())
-    }
-
-    fn message(&self, record: &Record, emit: &Emit, index: i32) -> Result<OutboxMessage, Poison> {
-        let seq = Seq {
-            generation: self.lane.generation,
-            offset: record.offset,
-            index,
-        };
-        let mut headers = vec![
-            (headers::SOURCE.to_owned(), self.source.clone()),
-            (headers::SEQ.to_owned(), seq.to_string()),
-        ];
-        headers.extend(emit.headers.iter().cloned());
-        for name in [headers::CORRELATION_ID, headers::TRACEPARENT] {
-            if let Some(value) = record.header(name) {
-                headers.push((name.to_owned(), value.to_owned()));
-            }
-        }
-        let partitions = self
-            .context
-            .partition_counts
-            .get(&emit.topic)
-            .copied()
-            .unwrap_or(1);
-        let message = OutboxMessage {
-            topic: emit.topic,
-            partition: partition_for(emit.key.as_bytes(), partitions),
-            key: emit.key.clone(),
-            headers,
-            value: emit.value.clone(),
-        };
-        if message.size() > MAX_MESSAGE_BYTES {
-            return Err(Poison::new(
-                "message_too_large",
-                format!(
-                    "it would emit a message of {} bytes to {}, more than {MAX_MESSAGE_BYTES}",
-                    message.size(),
-                    emit.topic
-                ),
-            ));
-        }
-        Ok(message)
-    }
-
-    fn dead_letter(&mut self, record: &Record, poison: &Poison, definition: Option<String>) {
-        self.dead += 1;
-        let letter = self.letter(record, poison, definition.clone(), Some(record));
-        let message = letter.or_else(|_| {
-            let poison = Poison {
-                code: poison.code.clone(),
-                error: format!(
-                    "{} (its {} bytes and its headers are left out here)",
-                    poison.error,
-                    record.value.len()
-                ),
-            };
-            self.letter(record, &poison, definition, None)
-        });
-        // The key and the two headers that every message takes over are left: ours are short.
-        if let Ok(message) = message {
-            self.index += 1;
-            self.bytes += message.size();
-            self.messages.push(Some(message));
-        }
-    }
-
-    fn letter(
-        &mut self,
-        record: &Record,
-        poison: &Poison,
-        definition: Option<String>,
-        shown: Option<&Record>,
-    ) -> Result<OutboxMessage, Poison> {
-        if self.offset != record.offset {
-            self.offset = record.offset;
-            self.index = 0;
-        }
-        let letter = DeadLetter {
-            topic: D::INPUT.name().to_owned(),
-            partition: record.partition,
-            offset: record.offset,
-            service: D::PROCESSOR.to_owned(),
-            code: poison.code.clone(),
-            error: poison.error.clone(),
-            definition,
-            correlation_id: record.correlation_id().map(ToOwned::to_owned),
-            headers: shown
-                .iter()
-                .flat_map(|record| &record.headers)
-                .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()))
-                .collect(),
-            value_base64: DeadLetter::encode_value(shown.map_or(&[], |record| &record.value)),
-            failed_at: self.context.now,
-        };
-        let emit = Emit {
-            topic: Topic::DeadLetter,
-            key: String::from_utf8_lossy(&record.key).into_owned(),
-            headers: Vec::new(),
-            // Strings and integers always encode.
-            value: serde_json::to_vec(&letter).unwrap_or_default(),
-        };
-        self.message(record, &emit, self.index)
-    }
-
-    fn finish(self) -> Outbox {
-        Outbox {
-            messages: self.messages.into_iter().flatten().collect(),
-        }
-    }
 }

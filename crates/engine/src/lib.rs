@@ -7,6 +7,7 @@ pub mod domain;
 pub mod fold;
 pub mod lane;
 pub mod outbox;
+mod outbox_writer;
 pub mod position;
 pub mod record;
 pub mod watermark;

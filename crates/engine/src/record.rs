@@ -74,4 +74,10 @@ impl Record {
             .sum();
         self.key.len() + self.value.len() + headers
     }
+
+    /// About how many bytes of memory it takes while it waits: many small records are more than
+    /// the sum of their bytes.
+    pub fn footprint(&self) -> usize {
+        self.size() + size_of::<Self>() + self.headers.len() * size_of::<(String, Bytes)>()
+    }
 }

@@ -10,6 +10,7 @@ use rdkafka::admin::{
     TopicReplication,
 };
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{Producer, ThreadedProducer};
 use tokio::time::Instant;
 
@@ -48,6 +49,30 @@ struct Shape {
     partitions: i32,
     replication: i16,
     has_leaders: bool,
+}
+
+impl From<&Metadata> for Cluster {
+    fn from(metadata: &Metadata) -> Self {
+        let topics = metadata
+            .topics()
+            .iter()
+            .filter(|topic| topic.error().is_none())
+            .map(|topic| {
+                let partitions = topic.partitions();
+                let replicas = partitions.iter().map(|p| p.replicas().len()).min();
+                let shape = Shape {
+                    partitions: partitions.len() as i32,
+                    replication: replicas.unwrap_or(0) as i16,
+                    has_leaders: partitions.iter().all(|p| p.leader() >= 0),
+                };
+                (topic.name().to_owned(), shape)
+            })
+            .collect();
+        Self {
+            brokers: metadata.brokers().len(),
+            topics,
+        }
+    }
 }
 
 impl TopicAdmin {
@@ -318,6 +343,8 @@ impl TopicAdmin {
         let Some(client) = self.client.clone() else {
             return Err(KafkaError::Stopped);
         };
+        // What was complained of before this call may have passed. It still explains a call that gets no answer,
+        // because the client says the same thing again only after half a minute.
         let mut faults = self.observer.faults();
         // Nobody waits any more when this future is dropped or has given up.
         let still_asked = Arc::new(());
@@ -334,37 +361,25 @@ impl TopicAdmin {
         });
         tokio::pin!(asked);
         loop {
-            // A login or a handshake that failed will fail again: nobody needs to wait for the deadline.
-            let hopeless = faults
-                .borrow_and_update()
-                .clone()
-                .filter(|fault| matches!(fault.kind, FaultKind::Authentication | FaultKind::Tls));
-            if let Some(fault) = hopeless {
-                return Err(fault.into_error(&self.config.brokers));
-            }
             let answer = tokio::select! {
+                biased;
                 answer = &mut asked => answer?,
-                Ok(()) = faults.changed() => continue,
+                Ok(()) = faults.changed() => {
+                    // A login or a handshake that failed will fail again: nobody needs to wait for the deadline.
+                    let hopeless = faults.borrow_and_update().clone().filter(|fault| {
+                        matches!(fault.kind, FaultKind::Authentication | FaultKind::Tls)
+                    });
+                    match hopeless {
+                        Some(fault) => return Err(fault.into_error(&self.config.brokers)),
+                        None => continue,
+                    }
+                }
             };
             return match answer {
-                Ok(metadata) => Ok(Cluster {
-                    brokers: metadata.brokers().len(),
-                    topics: metadata
-                        .topics()
-                        .iter()
-                        .filter(|topic| topic.error().is_none())
-                        .map(|topic| {
-                            let partitions = topic.partitions();
-                            let replicas = partitions.iter().map(|p| p.replicas().len()).min();
-                            let shape = Shape {
-                                partitions: partitions.len() as i32,
-                                replication: replicas.unwrap_or(0) as i16,
-                                has_leaders: partitions.iter().all(|p| p.leader() >= 0),
-                            };
-                            (topic.name().to_owned(), shape)
-                        })
-                        .collect(),
-                }),
+                Ok(metadata) => {
+                    self.observer.forget();
+                    Ok(Cluster::from(&metadata))
+                }
                 Err(error) => {
                     let fault = faults.borrow().clone();
                     Err(fault.map_or_else(

@@ -5,7 +5,8 @@ use bm_engine::Record;
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-/// An owned copy of `message`.
+/// An owned copy of `message`: the only one on the way from the client's buffer, which holds a whole fetch and must
+/// not live as long as a record may.
 pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers

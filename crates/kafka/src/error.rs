@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use rdkafka::error::KafkaError as ClientError;
+
+use crate::refusal;
+
 /// Why something asked of the bus did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
@@ -40,8 +44,10 @@ pub enum KafkaError {
     Refused {
         /// What was asked.
         what: &'static str,
-        /// The answer.
+        /// The answer, with what is to be done about it where that is known.
         reason: String,
+        /// Whether it stays so until somebody acts.
+        lasting: bool,
     },
     /// The runtime is shutting down.
     #[error("the Kafka client has stopped")]
@@ -49,10 +55,23 @@ pub enum KafkaError {
 }
 
 impl KafkaError {
-    pub(crate) fn refused(what: &'static str, reason: &impl ToString) -> Self {
+    /// Whether it will not pass by itself: somebody must mend a login, a certificate, a right or a topic.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Authentication(_) | Self::Tls(_) | Self::Client(_) | Self::UnknownTopic(_) => {
+                true
+            }
+            Self::Refused { lasting, .. } => *lasting,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Stopped => false,
+        }
+    }
+
+    pub(crate) fn refused(what: &'static str, error: &ClientError) -> Self {
+        let (reason, lasting) = refusal::explain(error);
         Self::Refused {
             what,
-            reason: reason.to_string(),
+            reason,
+            lasting,
         }
     }
 

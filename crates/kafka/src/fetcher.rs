@@ -16,8 +16,10 @@ use crate::background::{blocking, drop_in_background};
 use crate::config::KafkaConfig;
 use crate::convert;
 use crate::error::KafkaError;
+use crate::metrics::{GAPS, describe_fetcher};
 use crate::observer::Observer;
 use crate::position::{Positions, Verdict};
+use crate::refusal;
 
 /// How long a broker may take to answer a question about a partition.
 const ASK: Duration = Duration::from_secs(5);
@@ -32,6 +34,20 @@ pub enum Fetched {
         /// Which partition.
         partition: i32,
         /// Where it was to be read, and what the log holds.
+        error: String,
+    },
+    /// The client could not go on with the partition. It gives nothing more until it is assigned anew.
+    Failed {
+        /// Which partition.
+        partition: i32,
+        /// Why.
+        error: String,
+    },
+    /// The topic is not to be read, wholly or in part, until somebody acts: it is gone, or a right to it is missing.
+    ///
+    /// The client does not say which partition it is, and tries again by itself; it may say so only once.
+    Refused {
+        /// Why, and what is to be done.
         error: String,
     },
     /// Something failed that the client tries again by itself.
@@ -59,13 +75,22 @@ struct Shared {
     consumer: Mutex<Option<Arc<StreamConsumer<Observer>>>>,
     topic: String,
     positions: Mutex<Positions>,
-    findings: Mutex<VecDeque<(i32, u64, String)>>,
+    findings: Mutex<VecDeque<Finding>>,
     found: Notify,
+}
+
+/// What was found besides receiving.
+struct Finding {
+    partition: i32,
+    /// The partition's assignment when it was found (`None`: it had lost it); of another it says nothing.
+    assignment: Option<u64>,
+    what: Fetched,
 }
 
 impl Fetcher {
     /// A reader of `topic` without partitions. `client_name` names it in the broker's and in our logs.
     pub fn new(config: &KafkaConfig, client_name: &str, topic: Topic) -> Result<Self, KafkaError> {
+        describe_fetcher();
         let consumer = config
             .client()
             .set("client.id", client_name)
@@ -100,19 +125,23 @@ impl Fetcher {
     /// Reads `partition` from `offset` on, from now; what it was assigned to before is over.
     pub fn assign(&self, partition: i32, offset: i64) -> Result<(), KafkaError> {
         let consumer = self.shared.consumer()?;
-        self.unassign(partition)?;
-        lock(&self.shared.positions).assign(partition, offset);
-        let assigned = self.shared.start(&consumer, partition, offset);
-        if assigned.is_err() {
-            lock(&self.shared.positions).unassign(partition);
+        // Held to the end, like wherever the client is told something: its view and ours change as one.
+        let mut positions = lock(&self.shared.positions);
+        if let Some(paused) = positions.unassign(partition) {
+            self.shared.stop(&consumer, partition, paused)?;
         }
-        assigned
+        self.shared
+            .start(&consumer, partition, offset)
+            .inspect_err(|_| self.shared.clear(&consumer, partition))?;
+        positions.assign(partition, offset);
+        Ok(())
     }
 
     /// Reads `partition` no more. Does nothing when it is not assigned.
     pub fn unassign(&self, partition: i32) -> Result<(), KafkaError> {
         let consumer = self.shared.consumer()?;
-        let Some(paused) = lock(&self.shared.positions).unassign(partition) else {
+        let mut positions = lock(&self.shared.positions);
+        let Some(paused) = positions.unassign(partition) else {
             return Ok(());
         };
         self.shared.stop(&consumer, partition, paused)
@@ -121,7 +150,8 @@ impl Fetcher {
     /// Reads `partition` no further for now; it keeps its place. Does nothing when it is not assigned.
     pub fn pause(&self, partition: i32) -> Result<(), KafkaError> {
         let consumer = self.shared.consumer()?;
-        if lock(&self.shared.positions).pause(partition, true) {
+        let mut positions = lock(&self.shared.positions);
+        if positions.pause(partition, true) {
             consumer
                 .pause(&self.shared.list(partition))
                 .map_err(|error| KafkaError::refused("pausing a partition", &error))?;
@@ -132,7 +162,8 @@ impl Fetcher {
     /// Goes on with `partition` where it was paused.
     pub fn resume(&self, partition: i32) -> Result<(), KafkaError> {
         let consumer = self.shared.consumer()?;
-        if lock(&self.shared.positions).pause(partition, false) {
+        let mut positions = lock(&self.shared.positions);
+        if positions.pause(partition, false) {
             consumer
                 .resume(&self.shared.list(partition))
                 .map_err(|error| KafkaError::refused("resuming a partition", &error))?;
@@ -151,8 +182,8 @@ impl Fetcher {
             }
         };
         loop {
-            if let Some((partition, error)) = self.shared.next_finding() {
-                return Fetched::OutOfRange { partition, error };
+            if let Some(found) = self.shared.next_finding() {
+                return found;
             }
             let received = tokio::select! {
                 () = self.shared.found.notified() => continue,
@@ -161,9 +192,13 @@ impl Fetcher {
             match received {
                 Ok(message) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let verdict = lock(&self.shared.positions).judge(partition, offset);
-                    match verdict {
+                    let mut positions = lock(&self.shared.positions);
+                    match positions.judge(partition, offset) {
                         Verdict::Deliver => return Fetched::Record(convert::record(&message)),
+                        Verdict::DeliverBehindGap { missing } => {
+                            self.shared.tell_gap(partition, missing, offset);
+                            return Fetched::Record(convert::record(&message));
+                        }
                         Verdict::Drop => {}
                         Verdict::Reassign { next, paused } => {
                             tracing::debug!(
@@ -172,12 +207,15 @@ impl Fetcher {
                                 next,
                                 "a gap, or a left-over record"
                             );
-                            if let Err(error) =
-                                self.shared.restart(&consumer, partition, next, paused)
-                            {
-                                return Fetched::Transient {
-                                    error: error.to_string(),
-                                };
+                            let again = self.shared.restart(
+                                &mut positions,
+                                &consumer,
+                                partition,
+                                next,
+                                paused,
+                            );
+                            if let Err(failed) = again {
+                                return failed;
                             }
                         }
                     }
@@ -195,8 +233,11 @@ impl Fetcher {
                     Shared::find_out_of_range(&self.shared);
                 }
                 Err(error) => {
-                    return Fetched::Transient {
-                        error: error.to_string(),
+                    let (error, lasting) = refusal::explain(&error);
+                    return if lasting {
+                        Fetched::Refused { error }
+                    } else {
+                        Fetched::Transient { error }
                     };
                 }
             }
@@ -277,21 +318,49 @@ impl Shared {
             .map_err(|error| KafkaError::refused("unassigning a partition", &error))
     }
 
+    /// Takes the partition out of the client's assignment, if it is there, so that it can be assigned again.
+    fn clear(&self, consumer: &StreamConsumer<Observer>, partition: i32) {
+        if let Err(error) = self.stop(consumer, partition, false) {
+            tracing::debug!(partition, error = %error, "was not assigned");
+        }
+    }
+
+    /// Reads the partition again from `next` on; where that fails, it is not assigned any more.
     fn restart(
         &self,
+        positions: &mut Positions,
         consumer: &StreamConsumer<Observer>,
         partition: i32,
         next: i64,
         paused: bool,
-    ) -> Result<(), KafkaError> {
-        self.stop(consumer, partition, false)?;
-        self.start(consumer, partition, next)?;
-        if paused {
+    ) -> Result<(), Fetched> {
+        let pause = || {
             consumer
                 .pause(&self.list(partition))
-                .map_err(|error| KafkaError::refused("pausing a partition", &error))?;
-        }
-        Ok(())
+                .map_err(|error| KafkaError::refused("pausing a partition", &error))
+        };
+        self.stop(consumer, partition, false)
+            .and_then(|()| self.start(consumer, partition, next))
+            .and_then(|()| if paused { pause() } else { Ok(()) })
+            .map_err(|error| {
+                positions.unassign(partition);
+                self.clear(consumer, partition);
+                Fetched::Failed {
+                    partition,
+                    error: error.to_string(),
+                }
+            })
+    }
+
+    /// Input topics should have no gaps, but transactions and compaction make some that lose nothing.
+    fn tell_gap(&self, partition: i32, missing: i64, found: i64) {
+        tracing::warn!(
+            topic = %self.topic,
+            partition,
+            "offsets {missing} to {} are not in the log; is the topic compacted, or written in transactions? reading goes on with {found}",
+            found - 1
+        );
+        metrics::counter!(GAPS, "topic" => self.topic.clone()).increment(1);
     }
 
     async fn watermarks(
@@ -310,15 +379,24 @@ impl Shared {
             })
     }
 
-    fn next_finding(&self) -> Option<(i32, String)> {
+    fn next_finding(&self) -> Option<Fetched> {
         let positions = lock(&self.positions);
         let mut findings = lock(&self.findings);
-        while let Some((partition, assignment, error)) = findings.pop_front() {
-            if positions.current(partition, assignment).is_some() {
-                return Some((partition, error));
+        while let Some(finding) = findings.pop_front() {
+            if positions.assignment(finding.partition) == finding.assignment {
+                return Some(finding.what);
             }
         }
         None
+    }
+
+    fn found(&self, partition: i32, assignment: Option<u64>, what: Fetched) {
+        lock(&self.findings).push_back(Finding {
+            partition,
+            assignment,
+            what,
+        });
+        self.found.notify_one();
     }
 
     /// Compares every partition's next offset with the log and notes those that lie outside; the others are
@@ -347,13 +425,14 @@ impl Shared {
                 };
                 if let Some(error) = outside {
                     // Each partition's error comes here, and each time all are looked at.
-                    if !positions.is_outside(partition) {
-                        continue;
+                    if positions.mark_outside(partition) {
+                        let what = Fetched::OutOfRange { partition, error };
+                        shared.found(partition, Some(assignment), what);
                     }
-                    lock(&shared.findings).push_back((partition, assignment, error));
-                    shared.found.notify_one();
-                } else if let Err(error) = shared.restart(&consumer, partition, next, paused) {
-                    tracing::warn!(partition, error = %error, "cannot read on");
+                } else if let Err(failed) =
+                    shared.restart(&mut positions, &consumer, partition, next, paused)
+                {
+                    shared.found(partition, None, failed);
                 }
             }
         });
@@ -363,4 +442,67 @@ impl Shared {
 /// A panic elsewhere does not make the positions wrong: each change is one assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader without a broker: assigning asks none.
+    fn fetcher() -> Fetcher {
+        let config = KafkaConfig::plaintext("127.0.0.1:1");
+        Fetcher::new(&config, "test", Topic::QuestEvents).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_cannot_be_read_on_is_told_and_can_be_assigned_anew() {
+        let fetcher = fetcher();
+        let consumer = fetcher.shared.consumer().unwrap();
+        fetcher.assign(0, 5).unwrap();
+        fetcher.assign(1, 5).unwrap();
+        // Behind its back, so that the client refuses to take it out again.
+        fetcher.shared.stop(&consumer, 0, false).unwrap();
+        let failed = {
+            let mut positions = lock(&fetcher.shared.positions);
+            fetcher
+                .shared
+                .restart(&mut positions, &consumer, 0, 5, false)
+                .unwrap_err()
+        };
+        assert!(
+            matches!(failed, Fetched::Failed { partition: 0, .. }),
+            "{failed:?}"
+        );
+        // Half a restart: taken out, and no place to start at.
+        let failed = {
+            let mut positions = lock(&fetcher.shared.positions);
+            fetcher
+                .shared
+                .restart(&mut positions, &consumer, 1, -7, false)
+                .unwrap_err()
+        };
+        fetcher.shared.found(1, None, failed);
+        let Fetched::Failed { partition: 1, .. } = fetcher.recv().await else {
+            panic!("what failed is told");
+        };
+        for partition in [0, 1] {
+            assert_eq!(lock(&fetcher.shared.positions).assignment(partition), None);
+            fetcher.unassign(partition).unwrap();
+            fetcher.assign(partition, 5).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_an_earlier_assignment_is_not_told() {
+        let fetcher = fetcher();
+        fetcher.assign(0, 5).unwrap();
+        let failed = |error: &str| Fetched::Failed {
+            partition: 0,
+            error: error.to_owned(),
+        };
+        fetcher.shared.found(0, None, failed("before"));
+        let now = lock(&fetcher.shared.positions).assignment(0);
+        fetcher.shared.found(0, now, failed("now"));
+        assert_eq!(fetcher.recv().await, failed("now"));
+    }
 }

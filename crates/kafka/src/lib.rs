@@ -22,10 +22,15 @@ pub mod report;
 
 mod append_context;
 mod background;
+mod backlog;
 mod convert;
 mod ledger;
+mod metrics;
 mod observer;
+mod outbox_task;
 mod position;
+mod refusal;
+mod share;
 
 pub use admin::TopicAdmin;
 pub use config::{ConfigError, KafkaConfig, Mechanism, Security};

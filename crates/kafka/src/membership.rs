@@ -1,6 +1,5 @@
 //! Membership in a consumer group: which partitions of a topic this process may work on. Reads nothing.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::KafkaConfig;
 use crate::error::KafkaError;
 use crate::observer::Observer;
+use crate::refusal;
+use crate::share::Share;
 
 /// How often the client is polled at least, and how soon it hears that it is to leave.
 const POLL: Duration = Duration::from_millis(100);
@@ -34,9 +35,14 @@ pub enum MembershipEvent {
     /// These are its no longer: given away, lost because the group took it for dead, or given up because nothing
     /// was heard of the group for twice the session timeout.
     Revoked(Vec<i32>),
-    /// Something failed that the client tries again by itself (no such topic, coordinator not there). Told once
-    /// until something else fails.
+    /// Something failed that the client tries again by itself (coordinator not there). Told once until something
+    /// else fails.
     Error(String),
+    /// Something failed that will not pass until somebody acts (no such topic, no right to the group), with what is
+    /// to be done. The client tries again by itself. Told once until something else fails.
+    Refused(String),
+    /// This member cannot go on: what the group counts as its own may have no owner until it leaves.
+    Fatal(String),
 }
 
 /// A member of a group, until it leaves or is dropped.
@@ -50,6 +56,8 @@ pub struct Membership {
 
 impl Membership {
     /// Joins `group` for the partitions of `topic`; what it gets comes as events, in order.
+    ///
+    /// The events end when the member has left, or when its thread did: by a panic, if nobody made it leave.
     ///
     /// The group moves partitions one by one (cooperative-sticky): a rebalance takes away only what moves.
     pub fn join(
@@ -84,7 +92,7 @@ impl Membership {
             .set("fetch.message.max.bytes", "1024")
             .create_with_context(MemberContext {
                 observer: Observer::new(format!("group {group}")),
-                events: events.clone(),
+                events: events.downgrade(),
                 share: Mutex::new(Share::new(Instant::now(), config.session_timeout * 2)),
             })
             .map_err(|error| KafkaError::client(&error))?;
@@ -95,33 +103,10 @@ impl Membership {
 
         let consumer = Arc::new(consumer);
         let stop = Arc::new(AtomicBool::new(false));
-        let (done, stopped) = oneshot::channel();
         let polled = Arc::clone(&consumer);
-        let should_stop = Arc::clone(&stop);
-        std::thread::Builder::new()
-            .name("kafka-membership".to_owned())
-            .spawn(move || {
-                let mut last_error = String::new();
-                while !should_stop.load(Ordering::Acquire) {
-                    match polled.poll(POLL) {
-                        // A message slipped through before the pause; PartitionEOF is no error.
-                        None | Some(Ok(_) | Err(ClientError::PartitionEOF(_))) => {}
-                        Some(Err(error)) => {
-                            let error = error.to_string();
-                            if error != last_error {
-                                last_error.clone_from(&error);
-                                // Nobody listens any more: then `stop` is about to be set.
-                                let _unheard = events.send(MembershipEvent::Error(error));
-                            }
-                        }
-                    }
-                }
-                // The handle gave its share away before it set `stop`; this one closes the client, which
-                // leaves the group.
-                drop(polled);
-                let _unheard = done.send(());
-            })
-            .map_err(|error| KafkaError::client(&error))?;
+        let poll = move || polled.poll(POLL).map(|polled| polled.map(drop));
+        let stopped = spawn_poller(poll, Arc::clone(&stop), events)
+            .map_err(|error| KafkaError::Client(error.to_string()))?;
         Ok((
             Self {
                 topic,
@@ -174,16 +159,69 @@ impl Drop for Membership {
     }
 }
 
+/// Polls the client on a thread of its own until it is to stop. The receiver resolves when the client is closed.
+fn spawn_poller(
+    mut poll: impl FnMut() -> Option<KafkaResult<()>> + Send + 'static,
+    stop: Arc<AtomicBool>,
+    events: mpsc::UnboundedSender<MembershipEvent>,
+) -> std::io::Result<oneshot::Receiver<()>> {
+    let (done, stopped) = oneshot::channel();
+    let run = move || {
+        let mut last = None;
+        while !stop.load(Ordering::Acquire) {
+            // A message slipped through before the pause.
+            let Some(Err(error)) = poll() else { continue };
+            let told = trouble(&error);
+            if told.is_some() && told != last {
+                last.clone_from(&told);
+                // Nobody listens any more: then `stop` is about to be set.
+                let _unheard = told.map(|event| events.send(event));
+            }
+        }
+        // The handle gave its share away before it set `stop`; this one closes the client, which leaves the group
+        // and tells what it gave up. The events end after that.
+        drop(poll);
+        drop(events);
+        let _unheard = done.send(());
+    };
+    std::thread::Builder::new()
+        .name("kafka-membership".to_owned())
+        .spawn(run)?;
+    Ok(stopped)
+}
+
+/// What the owner must know of `error`.
+fn trouble(error: &ClientError) -> Option<MembershipEvent> {
+    match error {
+        ClientError::PartitionEOF(_) => None,
+        ClientError::MessageConsumptionFatal(_) => Some(MembershipEvent::Fatal(error.to_string())),
+        _ => Some(match refusal::explain(error) {
+            (error, true) => MembershipEvent::Refused(error),
+            (error, false) => MembershipEvent::Error(error),
+        }),
+    }
+}
+
 struct MemberContext {
     observer: Observer,
-    events: mpsc::UnboundedSender<MembershipEvent>,
+    /// The polling thread's: events end with it, however it ends.
+    events: mpsc::WeakUnboundedSender<MembershipEvent>,
     share: Mutex<Share>,
 }
 
 impl MemberContext {
     fn send(&self, event: MembershipEvent) {
         // A receiver that is gone has no partitions to give up.
-        let _unheard = self.events.send(event);
+        let _unheard = self.events.upgrade().map(|events| events.send(event));
+    }
+
+    /// The client has done, or refused to do, what the group decided; refused, nobody would work on `partitions`.
+    fn carried_out(&self, done: KafkaResult<()>, what: &str, partitions: &[i32]) {
+        if let Err(error) = done {
+            self.send(MembershipEvent::Fatal(format!(
+                "the client did not {what} partitions {partitions:?}: {error}"
+            )));
+        }
     }
 
     /// Changes what is held and tells the difference, in one step, so that events come in order.
@@ -255,10 +293,10 @@ impl ConsumerContext for MemberContext {
                 [] => Ok(()),
                 _ => consumer.pause(list),
             });
-            match paused {
-                Ok(()) => self.change(|share| share.assigned(partitions, Instant::now())),
-                Err(error) => self.send(MembershipEvent::Error(error.to_string())),
+            if paused.is_ok() {
+                self.change(|share| share.assigned(&partitions, Instant::now()));
             }
+            self.carried_out(paused, "take", &partitions);
         } else {
             if consumer.assignment_lost() {
                 tracing::warn!(
@@ -271,10 +309,8 @@ impl ConsumerContext for MemberContext {
             } else {
                 consumer.unassign()
             };
-            if let Err(error) = given {
-                self.send(MembershipEvent::Error(error.to_string()));
-            }
             self.change(|share| share.revoked(&partitions));
+            self.carried_out(given, "give away", &partitions);
         }
     }
 
@@ -285,127 +321,84 @@ impl ConsumerContext for MemberContext {
     }
 }
 
-/// Which partitions are this member's, and which of them its owner was told of.
-///
-/// The client gives its partitions up by itself when its heartbeats go unanswered, but not while it waits for the
-/// group in a rebalance: cut off just then, it would hold on to them for as long as the network is gone, and
-/// quarrel over their lanes with whoever has them since.
-#[derive(Debug)]
-struct Share {
-    held: BTreeSet<i32>,
-    announced: BTreeSet<i32>,
-    /// Whether the owner was told of any assignment, and whether there was one.
-    told: bool,
-    joined: bool,
-    /// When the group was last known to be at rest with this member in it.
-    settled: Instant,
-    patience: Duration,
-    given_up: bool,
-}
-
-impl Share {
-    fn new(now: Instant, patience: Duration) -> Self {
-        Self {
-            held: BTreeSet::new(),
-            announced: BTreeSet::new(),
-            told: false,
-            joined: false,
-            settled: now,
-            patience,
-            given_up: false,
-        }
-    }
-
-    fn assigned(&mut self, partitions: Vec<i32>, now: Instant) {
-        self.held.extend(partitions);
-        self.joined = true;
-        self.heard(true, now);
-    }
-
-    fn revoked(&mut self, partitions: &[i32]) {
-        for partition in partitions {
-            self.held.remove(partition);
-        }
-    }
-
-    fn heard(&mut self, settled: bool, now: Instant) {
-        if settled {
-            self.settled = now;
-            self.given_up = false;
-        } else if !self.given_up && now.saturating_duration_since(self.settled) > self.patience {
-            self.given_up = true;
-            if !self.held.is_empty() {
-                tracing::warn!(partitions = ?self.held, "nothing is heard of the group; its partitions are given up");
-            }
-        }
-    }
-
-    /// What the owner must be told now.
-    fn announce(&mut self) -> Vec<MembershipEvent> {
-        let due = if self.given_up {
-            BTreeSet::new()
-        } else {
-            self.held.clone()
-        };
-        let gone: Vec<i32> = self.announced.difference(&due).copied().collect();
-        let new: Vec<i32> = due.difference(&self.announced).copied().collect();
-        self.announced = due;
-        let mut events = Vec::new();
-        if !gone.is_empty() {
-            events.push(MembershipEvent::Revoked(gone));
-        }
-        if !new.is_empty() || (self.joined && !self.told) {
-            self.told = true;
-            events.push(MembershipEvent::Assigned(new));
-        }
-        events
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use rdkafka::error::RDKafkaErrorCode;
+
     use super::*;
 
-    #[test]
-    fn a_member_that_hears_nothing_gives_up_its_partitions_until_it_hears_again() {
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let mut share = Share::new(start, Duration::from_secs(6));
-        share.assigned(vec![0, 1], start);
-        assert_eq!(share.announce(), [MembershipEvent::Assigned(vec![0, 1])]);
-        share.heard(false, after(5));
-        assert_eq!(share.announce(), []);
-        share.heard(false, after(7));
-        assert_eq!(share.announce(), [MembershipEvent::Revoked(vec![0, 1])]);
-        // What the client loses or keeps meanwhile is told when the group is heard of again.
-        share.revoked(&[1]);
-        share.heard(false, after(8));
-        assert_eq!(share.announce(), []);
-        share.heard(true, after(9));
-        assert_eq!(share.announce(), [MembershipEvent::Assigned(vec![0])]);
+    fn context() -> (
+        MemberContext,
+        mpsc::UnboundedSender<MembershipEvent>,
+        mpsc::UnboundedReceiver<MembershipEvent>,
+    ) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let context = MemberContext {
+            observer: Observer::new("test"),
+            events: sender.downgrade(),
+            share: Mutex::new(Share::new(Instant::now(), Duration::from_secs(6))),
+        };
+        (context, sender, receiver)
+    }
+
+    #[tokio::test]
+    async fn the_events_of_a_member_whose_thread_panics_end() {
+        let (context, sender, mut events) = context();
+        let poll = || panic!("as a bug would");
+        let stopped = spawn_poller(poll, Arc::default(), sender).unwrap();
+        let next = tokio::time::timeout(Duration::from_mins(1), events.recv());
+        assert_eq!(next.await.unwrap(), None);
+        assert!(stopped.await.is_err());
+        // The client, and the context with it, is still there.
+        context.send(MembershipEvent::Assigned(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_failure_for_good_is_told_apart_and_each_is_told_once() {
+        let mut errors = [
+            ClientError::MessageConsumption(RDKafkaErrorCode::CoordinatorNotAvailable),
+            ClientError::MessageConsumption(RDKafkaErrorCode::CoordinatorNotAvailable),
+            ClientError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed),
+            ClientError::PartitionEOF(0),
+            ClientError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId),
+        ]
+        .into_iter();
+        let (_context, sender, mut events) = context();
+        let stop = Arc::new(AtomicBool::new(false));
+        let should_stop = Arc::clone(&stop);
+        let poll = move || {
+            let error = errors.next();
+            stop.store(error.is_none(), Ordering::Release);
+            error.map(Err)
+        };
+        spawn_poller(poll, should_stop, sender)
+            .unwrap()
+            .await
+            .unwrap();
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            told.push(event);
+        }
+        let [
+            MembershipEvent::Error(_),
+            MembershipEvent::Refused(refused),
+            MembershipEvent::Fatal(_),
+        ] = &told[..]
+        else {
+            panic!("{told:?}");
+        };
+        assert!(refused.contains("consumer group (ACL)"), "{refused}");
     }
 
     #[test]
-    fn a_member_without_partitions_is_told_once_that_it_has_joined() {
-        let start = Instant::now();
-        let mut share = Share::new(start, Duration::from_secs(6));
-        assert_eq!(share.announce(), []);
-        share.assigned(Vec::new(), start);
-        assert_eq!(share.announce(), [MembershipEvent::Assigned(Vec::new())]);
-        share.assigned(Vec::new(), start);
-        assert_eq!(share.announce(), []);
-        share.assigned(vec![2], start);
-        assert_eq!(share.announce(), [MembershipEvent::Assigned(vec![2])]);
-    }
-
-    #[test]
-    fn a_first_assignment_is_told_at_once_however_long_it_took() {
-        let start = Instant::now();
-        let mut share = Share::new(start, Duration::from_secs(6));
-        share.heard(false, start + Duration::from_mins(1));
-        share.assigned(vec![4], start + Duration::from_secs(61));
-        assert_eq!(share.announce(), [MembershipEvent::Assigned(vec![4])]);
-        share.revoked(&[4]);
-        assert_eq!(share.announce(), [MembershipEvent::Revoked(vec![4])]);
+    fn an_assignment_the_client_does_not_take_is_fatal() {
+        let (context, _sender, mut events) = context();
+        context.carried_out(Ok(()), "take", &[1]);
+        let refused = ClientError::Subscription("no".to_owned());
+        context.carried_out(Err(refused), "take", &[1]);
+        let Ok(MembershipEvent::Fatal(error)) = events.try_recv() else {
+            panic!("it is told");
+        };
+        assert!(error.contains("take partitions [1]"), "{error}");
     }
 }

@@ -10,6 +10,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use tokio::sync::watch;
 
 use crate::error::KafkaError;
+use crate::refusal;
 
 /// What kind of complaint it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,13 @@ impl Observer {
         self.shared.producer_id.subscribe()
     }
 
+    /// What was complained of has passed.
+    pub(crate) fn forget_fault(&self) {
+        self.shared
+            .fault
+            .send_if_modified(|fault| fault.take().is_some());
+    }
+
     /// A fresh client has neither complaints nor a producer id.
     pub(crate) fn forget(&self) {
         self.shared.fault.send_replace(None);
@@ -157,7 +165,11 @@ impl ClientContext for Observer {
         if code == RDKafkaErrorCode::PartitionEOF {
             return;
         }
-        tracing::warn!(kafka.client = client, kafka.code = ?code, "{reason}");
+        if let Some(advice) = refusal::advice(code) {
+            tracing::error!(kafka.client = client, kafka.code = ?code, "{reason}; {advice}");
+        } else {
+            tracing::warn!(kafka.client = client, kafka.code = ?code, "{reason}");
+        }
         // "1/1 brokers are down" follows every failed connection and explains nothing.
         if code != RDKafkaErrorCode::AllBrokersDown {
             self.shared

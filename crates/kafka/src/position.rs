@@ -12,6 +12,8 @@ use std::collections::HashMap;
 pub(crate) enum Verdict {
     /// It is the next one.
     Deliver,
+    /// It is the next one there is: the log holds nothing from `missing` up to it.
+    DeliverBehindGap { missing: i64 },
     /// It belongs to an assignment that is over.
     Drop,
     /// Something is missing before it: assign the partition again at `next`.
@@ -79,9 +81,13 @@ impl Positions {
                 paused: position.paused,
             };
         }
-        position.next = offset + 1;
+        let missing = std::mem::replace(&mut position.next, offset + 1);
         position.behind_gap = None;
-        Verdict::Deliver
+        if missing < offset {
+            Verdict::DeliverBehindGap { missing }
+        } else {
+            Verdict::Deliver
+        }
     }
 
     /// Every partition not known to lie outside the log, with the number of its assignment.
@@ -93,6 +99,13 @@ impl Positions {
             .collect()
     }
 
+    /// The number of `partition`'s assignment, where it has one.
+    pub(crate) fn assignment(&self, partition: i32) -> Option<u64> {
+        self.partitions
+            .get(&partition)
+            .map(|position| position.assignment)
+    }
+
     /// Next offset of `partition` and whether it is paused, where it is still in that assignment.
     pub(crate) fn current(&self, partition: i32, assignment: u64) -> Option<(i64, bool)> {
         self.partitions
@@ -102,7 +115,7 @@ impl Positions {
     }
 
     /// Notes that `partition` lies outside the log. Returns whether that was not known.
-    pub(crate) fn is_outside(&mut self, partition: i32) -> bool {
+    pub(crate) fn mark_outside(&mut self, partition: i32) -> bool {
         self.partitions
             .get_mut(&partition)
             .is_some_and(|position| !std::mem::replace(&mut position.outside, true))
@@ -151,7 +164,10 @@ mod tests {
                 paused: false
             }
         );
-        assert_eq!(positions.judge(0, 7), Verdict::Deliver);
+        assert_eq!(
+            positions.judge(0, 7),
+            Verdict::DeliverBehindGap { missing: 5 }
+        );
         assert_eq!(positions.judge(0, 8), Verdict::Deliver);
         // The next gap is doubted afresh.
         assert_eq!(
@@ -171,7 +187,7 @@ mod tests {
             panic!("one partition is assigned");
         };
         assert_eq!(positions.current(3, assignment), Some((5, false)));
-        assert!(positions.is_outside(3) && !positions.is_outside(3));
+        assert!(positions.mark_outside(3) && !positions.mark_outside(3));
         assert_eq!(positions.assignments(), []);
         positions.unassign(3);
         assert_eq!(positions.current(3, assignment), None);

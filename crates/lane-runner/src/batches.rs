@@ -2,29 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bm_engine::batch::take_batch;
 use bm_engine::fold::{Prepared, prepare};
 use bm_engine::lane::LaneMove;
-use bm_engine::{BatchLimits, Domain, FoldContext, Folded, LaneInput, Poison, Record};
+use bm_engine::{BatchLimits, Domain, FoldContext, Folded, LaneInput, OutboxError, Record};
 use bm_storage::{CommitError, LaneStore, StoreError};
 use tokio::time::Instant;
 
 use crate::coordinator::Command;
 use crate::memory::{Loaded, View, remember};
-use crate::slot::Slot;
+use crate::slot::STALLED_AFTER;
 use crate::worker::Worker;
 
-/// The longest a lane waits before it tries again what the database refused.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-fn pause(failures: u32) -> Duration {
-    Duration::from_millis(100 << failures.min(9)).min(LONGEST_PAUSE)
+/// A batch that cannot be handed to the database.
+enum BeginError {
+    /// A lane of it may not commit.
+    NotReady(i32),
+    /// A lane's messages cannot be written down.
+    Outbox(OutboxError),
 }
 
 /// How a commit ended.
-enum Outcome<D: Domain> {
+pub(crate) enum Outcome<D: Domain> {
     Done(Box<Folded<D>>),
     /// Some lanes are not ours; the batch goes on without them.
     Refused(BTreeSet<i32>),
@@ -36,9 +36,13 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     /// Runs one batch to its end. Records it could not commit are back in their buffers.
     pub(crate) async fn run_batch(&mut self) {
         let records = self.take_records();
-        let mut prepared = prepare(self.shared.domain.as_ref(), records);
+        let partitions = self.input_partitions();
+        let mut prepared = prepare(self.shared.domain.as_ref(), records, partitions);
         if prepared.is_empty() {
             return;
+        }
+        if prepared.has_misplaced() && self.was_repartitioned(partitions).await {
+            return self.take_all_again(&prepared);
         }
         let rules = match self.rules_for(&prepared).await {
             Ok(rules) => rules,
@@ -79,6 +83,31 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     return;
                 }
             }
+        }
+    }
+
+    /// How many partitions the topic read had when the processor started.
+    fn input_partitions(&self) -> i32 {
+        let counts = &self.shared.partition_counts;
+        counts.get(&D::INPUT).copied().unwrap_or(1)
+    }
+
+    /// Whether the topic has another number of partitions than it had. Asked only when a record is
+    /// not where its key should be: then it is the topic that changed, or the record is foreign.
+    async fn was_repartitioned(&self, known: i32) -> bool {
+        match self.shared.fetcher.partition_count().await {
+            Ok(found) => found != known,
+            Err(error) => {
+                tracing::warn!(processor = D::PROCESSOR, error = %error, "a record is not in the partition of its key, and the broker does not say how many there are; asking again");
+                true
+            }
+        }
+    }
+
+    /// Each looks at its row again, and halts if the topic is not what the row says.
+    fn take_all_again(&mut self, prepared: &Prepared<D>) {
+        for partition in prepared.partitions() {
+            self.retake(partition);
         }
     }
 
@@ -154,7 +183,17 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     async fn commit(&mut self, prepared: &mut Prepared<D>, folded: Folded<D>) -> Outcome<D> {
         let moves = match self.begin(&folded) {
             Ok(moves) => moves,
-            Err(error) => {
+            Err(BeginError::NotReady(partition)) => {
+                self.undo(&folded);
+                tracing::error!(
+                    processor = D::PROCESSOR,
+                    partition,
+                    "a bug: a lane is in a batch that it may not commit; it begins again from its row"
+                );
+                self.retake(partition);
+                return Outcome::Refused(BTreeSet::from([partition]));
+            }
+            Err(BeginError::Outbox(error)) => {
                 self.undo(&folded);
                 self.refused_for_good(prepared, &format!("its outbox cannot be encoded: {error}"));
                 return Outcome::Over;
@@ -186,14 +225,12 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 self.shared.metrics.replies_lost.increment(1);
                 tracing::warn!(processor = D::PROCESSOR, error, lanes = ?prepared.partitions(), "the reply to a commit was lost; the lanes begin again from their rows");
                 for output in &folded.lanes {
-                    let slot = self
-                        .slots
-                        .entry(output.partition)
-                        .or_insert_with(|| Slot::new(D::CACHED_STATES_PER_LANE));
-                    slot.failed_takes += 1;
+                    let slot = self.slot(output.partition);
+                    slot.set_back();
                     let decision = slot.lane.reply_lost();
                     self.carry_out(output.partition, decision, None);
                 }
+                self.try_smaller(prepared.len());
                 // Lanes whose records the fold did not come to have lost nothing.
                 prepared.remove(&folded.lanes.iter().map(|output| output.partition).collect());
                 Outcome::Over
@@ -210,15 +247,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 self.undo(&folded);
                 self.shared.metrics.commit_errors.increment(1);
                 if transient {
-                    self.failures += 1;
-                    self.pause_until = Some(Instant::now() + pause(self.failures));
-                    tracing::warn!(
-                        processor = D::PROCESSOR,
-                        sqlstate,
-                        error = message,
-                        tries = self.failures,
-                        "the database could not commit now; trying again"
-                    );
+                    self.try_smaller(prepared.len());
+                    self.wait_for_the_database(&format!(
+                        "committing: {message} (SQLSTATE {sqlstate})"
+                    ));
                 } else {
                     self.refused_for_good(prepared, &format!("{message} (SQLSTATE {sqlstate})"));
                 }
@@ -227,15 +259,19 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         }
     }
 
-    fn begin(&mut self, folded: &Folded<D>) -> Result<Vec<LaneMove>, bm_engine::OutboxError> {
+    fn begin(&mut self, folded: &Folded<D>) -> Result<Vec<LaneMove>, BeginError> {
         let mut moves = Vec::with_capacity(folded.lanes.len());
         for output in &folded.lanes {
-            // Lanes only come into a batch when they may commit, and nobody else moves them meanwhile.
-            if let Some(slot) = self.slots.get_mut(&output.partition)
-                && let Some(fence) = slot.lane.begin_commit(output.next_offset)
-            {
-                moves.push(output.to_move(fence)?);
-            }
+            // Lanes only come into a batch when they may commit, and nobody else moves them
+            // meanwhile. One that did not move would have its states written without a fence.
+            let lane = self
+                .slots
+                .get_mut(&output.partition)
+                .map(|slot| &mut slot.lane);
+            let fence = lane
+                .and_then(|lane| lane.begin_commit(output.next_offset))
+                .ok_or(BeginError::NotReady(output.partition))?;
+            moves.push(output.to_move(fence).map_err(BeginError::Outbox)?);
         }
         Ok(moves)
     }
@@ -269,8 +305,16 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 continue;
             };
             if refused.contains(&partition) {
-                slot.failed_takes += 1;
+                let setbacks = slot.set_back();
                 let decision = slot.lane.refused();
+                if setbacks >= STALLED_AFTER {
+                    tracing::error!(
+                        processor = D::PROCESSOR,
+                        partition,
+                        setbacks,
+                        "LANE STALLED: another owner keeps taking this lane; do two fleets run with different CONSUMER_GROUPs?"
+                    );
+                }
                 self.carry_out(partition, decision, None);
             } else {
                 slot.lane.commit_undone();
@@ -279,91 +323,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         refused
     }
 
-    /// The database calls a value bad: halve the batch until the record is found, then give it up.
-    fn bad_data(
-        &mut self,
-        prepared: &mut Prepared<D>,
-        sqlstate: &str,
-        message: &str,
-    ) -> Outcome<D> {
-        if prepared.len() > 1 {
-            self.most_records = (prepared.len() / 2).max(1);
-            tracing::warn!(
-                processor = D::PROCESSOR,
-                sqlstate,
-                error = message,
-                records = prepared.len(),
-                "the database refused a value; looking for its record"
-            );
-            return Outcome::Over;
-        }
-        if prepared.first_is_dead() {
-            self.refused_for_good(
-                prepared,
-                &format!("{message} (SQLSTATE {sqlstate}, of a dead letter)"),
-            );
-            return Outcome::Over;
-        }
-        tracing::error!(
-            processor = D::PROCESSOR,
-            sqlstate,
-            error = message,
-            "the database refuses this record's values; it becomes a dead letter"
-        );
-        prepared.condemn_first(Poison::new(
-            format!("refused_by_database_{sqlstate}"),
-            message,
-        ));
-        Outcome::Refused(BTreeSet::new())
-    }
-
-    /// The database refuses what trying again will not change: find the lane, and pause it alone.
-    fn refused_for_good(&mut self, prepared: &Prepared<D>, error: &str) {
-        let partitions = prepared.partitions();
-        if let [partition] = partitions[..] {
-            if let Some(slot) = self.slots.get_mut(&partition) {
-                slot.refusals += 1;
-                let wait = pause(slot.refusals + 3);
-                slot.not_before = Some(Instant::now() + wait);
-                tracing::error!(
-                    processor = D::PROCESSOR,
-                    partition,
-                    error,
-                    ?wait,
-                    tries = slot.refusals,
-                    "LANE STALLED: the database refuses its commit; nothing is skipped"
-                );
-            }
-        } else {
-            tracing::error!(
-                processor = D::PROCESSOR,
-                ?partitions,
-                error,
-                "the database refuses a commit; committing one lane at a time"
-            );
-            self.one_lane_batches = 2 * partitions.len();
-        }
-    }
-
-    fn give_up(&mut self, prepared: Prepared<D>, what: &str, error: &StoreError) {
-        self.put_back(prepared);
-        self.failures += 1;
-        let wait = pause(self.failures);
-        self.pause_until = Some(Instant::now() + wait);
-        if error.is_transient() {
-            tracing::warn!(processor = D::PROCESSOR, error = %error, ?wait, tries = self.failures, "{what} failed; trying again");
-        } else {
-            tracing::error!(
-                processor = D::PROCESSOR,
-                error = %error,
-                ?wait,
-                tries = self.failures,
-                "LANES STALLED: {what} failed, and will until someone acts; nothing is skipped"
-            );
-        }
-    }
-
-    fn put_back(&mut self, prepared: Prepared<D>) {
+    pub(crate) fn put_back(&mut self, prepared: Prepared<D>) {
         for (partition, records) in prepared.into_records() {
             self.put_back_lane(partition, records.into_iter());
         }
@@ -387,7 +347,16 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         self.failures = 0;
         self.pause_until = None;
         let kept: BTreeSet<i32> = prepared.partitions().into_iter().collect();
-        remember(&mut self.slots, &kept, keys, loaded, folded.states);
+        let domain = Arc::clone(&self.shared.domain);
+        let heap_bytes = |key: &D::Key, state: Option<&D::State>| domain.heap_bytes(key, state);
+        remember(
+            &mut self.slots,
+            &kept,
+            keys,
+            loaded,
+            folded.states,
+            heap_bytes,
+        );
         let mut outputs: BTreeMap<i32, _> = folded
             .lanes
             .into_iter()
@@ -405,9 +374,12 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             slot.watermarks = output.watermarks;
             slot.refusals = 0;
             slot.not_before = None;
-            slot.failed_takes = 0;
+            slot.setbacks = 0;
             let decision = slot.lane.committed();
-            let bytes = records[..output.consumed].iter().map(Record::size).sum();
+            let bytes = records[..output.consumed]
+                .iter()
+                .map(Record::footprint)
+                .sum();
             let resume = slot.flow.remove(bytes);
             slot.buffer.put_back(
                 records

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bm_kafka::{Fetched, Fetcher, Membership, MembershipEvent};
+use bm_kafka::{Fetched, Fetcher, Membership, MembershipEvent, OutboxPublisher};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -96,6 +96,7 @@ impl Coordinator {
         mut self,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
+        publisher: &OutboxPublisher,
     ) -> Result<(), RunnerError> {
         let mut hints = tokio::time::interval(Duration::from_secs(1));
         hints.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -110,9 +111,12 @@ impl Coordinator {
                     break Some(ended.err().map_or_else(|| "a worker returned".to_owned(), |e| e.to_string()));
                 }
                 event = self.events.recv() => match event {
-                    Some(event) => self.membership_changed(event),
+                    Some(event) => if let Some(fatal) = self.membership_changed(event) {
+                        break Some(format!("group membership failed for good: {fatal}"));
+                    },
                     None => break Some("group membership ended".to_owned()),
                 },
+                () = publisher.stopped() => break Some("the lanes' publisher ended".to_owned()),
                 Some(command) = self.commands.recv() => self.obey(command),
                 _ = hints.tick() => self.send_hints(),
                 found = &mut recounted => {
@@ -156,7 +160,8 @@ impl Coordinator {
         }
     }
 
-    fn membership_changed(&mut self, event: MembershipEvent) {
+    /// Passes on what the group decided; gives the reason why it cannot be a member any more.
+    fn membership_changed(&mut self, event: MembershipEvent) -> Option<String> {
         match event {
             MembershipEvent::Assigned(partitions) => {
                 self.status.joined();
@@ -188,7 +193,16 @@ impl Coordinator {
                     "group membership has a problem"
                 );
             }
+            MembershipEvent::Refused(error) => {
+                tracing::error!(
+                    processor = self.processor,
+                    error,
+                    "group membership has a problem that will not pass until someone acts"
+                );
+            }
+            MembershipEvent::Fatal(error) => return Some(error),
         }
+        None
     }
 
     fn obey(&mut self, command: Command) {
@@ -265,7 +279,7 @@ impl Coordinator {
             Fetched::Record(record) => {
                 let partition = record.partition;
                 let flow = self.flows.get(&partition)?;
-                flow.add(record.size());
+                flow.add(record.footprint());
                 if flow.must_pause() {
                     flow.set_paused(true);
                     if let Err(e) = self.fetcher.pause(partition) {
@@ -278,8 +292,15 @@ impl Coordinator {
                 }
                 self.tell(partition, Message::Record(record));
             }
-            Fetched::OutOfRange { partition, error } => {
+            Fetched::OutOfRange { partition, error } | Fetched::Failed { partition, error } => {
                 self.tell(partition, Message::ReadFailed { partition, error });
+            }
+            Fetched::Refused { error } => {
+                tracing::error!(
+                    processor = self.processor,
+                    error,
+                    "reading has a problem that will not pass until someone acts"
+                );
             }
             Fetched::Transient { error } => {
                 tracing::warn!(

@@ -12,6 +12,7 @@ mod service;
 mod slot;
 mod status;
 mod take;
+mod trouble;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -87,7 +88,9 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
         let input_partitions = partition_counts.get(&D::INPUT).copied().unwrap_or(0);
         let fetcher = Arc::new(Fetcher::new(&self.kafka, name, D::INPUT)?);
         let publisher = OutboxPublisher::start(&self.kafka, name)?;
+        self.status.publishes_with(publisher.clone());
         let (membership, events) = Membership::join(&self.kafka, &self.config.group, D::INPUT)?;
+        let watched = publisher.clone();
         let shared = Arc::new(Shared {
             domain: self.domain,
             store: self.store,
@@ -126,7 +129,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
             name,
             input_partitions,
         );
-        coordinator.run(&shutdown, &mut tasks).await
+        coordinator.run(&shutdown, &mut tasks, &watched).await
     }
 
     /// Waits for the broker; gives the partition counts, or `None` when told to stop meanwhile.

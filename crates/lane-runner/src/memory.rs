@@ -1,6 +1,7 @@
 //! What a batch knows of stored states: loaded for it, or remembered by its lanes; and what they remember of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::hash::Hash;
 
 use bm_engine::Domain;
@@ -12,11 +13,89 @@ use crate::slot::Slot;
 /// Every key the database was asked for in a batch; `None` where it has no row.
 pub(crate) type Loaded<K, S> = HashMap<K, Option<S>>;
 
+/// What the list and the table of the cache take per entry, about.
+const ENTRY_BYTES: usize = 64;
+
+/// The states a lane remembers, least recently used first to go; bounded by the memory they take.
+pub(crate) struct StateCache<K: Hash + Eq, S> {
+    /// Each with the bytes it was counted as; `None` for keys known to have no row.
+    entries: LruCache<K, (Option<S>, usize)>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl<K: Hash + Eq, S> fmt::Debug for StateCache<K, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateCache")
+            .field("entries", &self.entries.len())
+            .field("bytes", &self.bytes)
+            .field("limit", &self.limit)
+            .finish()
+    }
+}
+
+impl<K: Hash + Eq, S> StateCache<K, S> {
+    /// Holds nothing yet, and never more than `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            entries: LruCache::unbounded(),
+            bytes: 0,
+            limit,
+        }
+    }
+
+    /// The state of a key; `None` when it is known to have no row, and when nothing is known of it.
+    pub(crate) fn state(&self, key: &K) -> Option<&S> {
+        self.entries.peek(key)?.0.as_ref()
+    }
+
+    /// Whether anything is known of a key.
+    pub(crate) fn contains(&self, key: &K) -> bool {
+        self.entries.contains(key)
+    }
+
+    /// Remembers a state; `heap` is what key and state point to. What was used longest ago makes
+    /// room; a state too large for the whole cache is not remembered.
+    pub(crate) fn put(&mut self, key: K, state: Option<S>, heap: usize) {
+        let size = ENTRY_BYTES + size_of::<K>() + size_of::<S>() + heap;
+        if size > self.limit {
+            self.forget(&key);
+            return;
+        }
+        self.bytes += size;
+        if let Some((_, before)) = self.entries.put(key, (state, size)) {
+            self.bytes -= before;
+        }
+        while self.bytes > self.limit
+            && let Some((_, (_, size))) = self.entries.pop_lru()
+        {
+            self.bytes -= size;
+        }
+    }
+
+    fn forget(&mut self, key: &K) {
+        if let Some((_, size)) = self.entries.pop(key) {
+            self.bytes -= size;
+        }
+    }
+
+    /// Marks a key as used.
+    pub(crate) fn promote(&mut self, key: &K) {
+        self.entries.promote(key);
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+}
+
 /// The states of a batch: what was loaded, and what the lanes' memories hold.
 pub(crate) struct View<'a, D: Domain> {
     pub(crate) keys: &'a BTreeMap<D::Key, i32>,
     pub(crate) loaded: Loaded<D::Key, D::State>,
-    pub(crate) caches: BTreeMap<i32, &'a LruCache<D::Key, Option<D::State>>>,
+    pub(crate) caches: BTreeMap<i32, &'a StateCache<D::Key, D::State>>,
 }
 
 impl<D: Domain> LoadedStates<D> for View<'_, D> {
@@ -25,7 +104,7 @@ impl<D: Domain> LoadedStates<D> for View<'_, D> {
             return found.as_ref();
         }
         let cache = self.caches.get(self.keys.get(key)?)?;
-        cache.peek(key)?.as_ref()
+        cache.state(key)
     }
 }
 
@@ -39,6 +118,7 @@ pub(crate) fn remember<K: Clone + Ord + Hash, S>(
     keys: &BTreeMap<K, i32>,
     mut loaded: Loaded<K, S>,
     mut changed: BTreeMap<K, S>,
+    heap_bytes: impl Fn(&K, Option<&S>) -> usize,
 ) {
     for (key, partition) in keys.iter().filter(|(_, lane)| kept.contains(lane)) {
         let Some(cache) = slots
@@ -50,7 +130,8 @@ pub(crate) fn remember<K: Clone + Ord + Hash, S>(
         let newest = changed.remove(key).map(Some).or_else(|| loaded.remove(key));
         match newest {
             Some(state) => {
-                cache.put(key.clone(), state);
+                let heap = heap_bytes(key, state.as_ref());
+                cache.put(key.clone(), state, heap);
             }
             // It was remembered. Others of the batch may have pushed it out since: then nothing is
             // known of it, which is not the same as that it has no row.
@@ -67,18 +148,26 @@ mod tests {
 
     type Slots = BTreeMap<i32, Slot<&'static str, u8>>;
 
+    /// What one state of these tests takes.
+    const ONE: usize = ENTRY_BYTES + size_of::<&str>() + size_of::<u8>() + HEAP;
+    const HEAP: usize = 100;
+
     fn slots(lanes: i32, cached: usize) -> Slots {
         (0..lanes)
-            .map(|partition| (partition, Slot::new(cached)))
+            .map(|partition| (partition, Slot::new(cached * ONE)))
             .collect()
+    }
+
+    fn heap(_: &&str, _: Option<&u8>) -> usize {
+        HEAP
     }
 
     /// What a lane remembers, by key; 0 for no row.
     fn known(slots: &Slots, partition: i32) -> BTreeMap<&'static str, u8> {
         let cache = slots[&partition].cache.as_ref().unwrap();
-        cache
-            .iter()
-            .map(|(key, state)| (*key, state.unwrap_or(0)))
+        let entries = cache.entries.iter();
+        entries
+            .map(|(key, (state, _))| (*key, state.unwrap_or(0)))
             .collect()
     }
 
@@ -94,7 +183,7 @@ mod tests {
         ]
         .into();
         let kept = BTreeSet::from([0]);
-        remember(&mut slots, &kept, &keys, loaded, [("a", 2)].into());
+        remember(&mut slots, &kept, &keys, loaded, [("a", 2)].into(), heap);
         assert_eq!(known(&slots, 0), [("a", 2), ("new", 0)].into());
         assert_eq!(known(&slots, 1), BTreeMap::new());
     }
@@ -105,11 +194,32 @@ mod tests {
         let kept = BTreeSet::from([0]);
         let first = BTreeMap::from([("y", 0), ("z", 0)]);
         let loaded = [("y", Some(1)), ("z", Some(1))].into();
-        remember(&mut slots, &kept, &first, loaded, BTreeMap::new());
+        remember(&mut slots, &kept, &first, loaded, BTreeMap::new(), heap);
         // Looks at the remembered two without changing them, behind two that are new.
         let second = BTreeMap::from([("a", 0), ("b", 0), ("y", 0), ("z", 0)]);
         let loaded = [("a", Some(5)), ("b", None)].into();
-        remember(&mut slots, &kept, &second, loaded, BTreeMap::new());
+        remember(&mut slots, &kept, &second, loaded, BTreeMap::new(), heap);
         assert_eq!(known(&slots, 0), [("a", 5), ("b", 0)].into());
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_the_states_take() {
+        let mut cache = StateCache::new(3 * ONE);
+        for key in ["a", "b", "c"] {
+            cache.put(key, Some(1_u8), HEAP);
+        }
+        cache.promote(&"a");
+        // As large as two of the others: the two used longest ago go.
+        cache.put("large", Some(2), HEAP + ONE);
+        let known = |cache: &StateCache<&str, u8>, key| cache.contains(&key);
+        assert!(known(&cache, "a") && known(&cache, "large"));
+        assert!(!known(&cache, "b") && !known(&cache, "c"));
+        // Grown beyond everything, it is not remembered: neither as it is nor as it was.
+        cache.put("large", Some(3), 10 * ONE);
+        assert!(!known(&cache, "large"));
+        cache.put("a", Some(4), HEAP);
+        assert_eq!(cache.bytes, ONE);
+        cache.clear();
+        assert_eq!((cache.bytes, cache.entries.len()), (0, 0));
     }
 }

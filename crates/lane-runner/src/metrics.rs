@@ -1,6 +1,8 @@
 //! The runner's metrics, their handles made once.
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::status::RunnerStatus;
 
 /// Handles labelled with the processor.
 pub(crate) struct RunnerMetrics {
@@ -14,6 +16,8 @@ pub(crate) struct RunnerMetrics {
     pub(crate) fence_refusals: Counter,
     pub(crate) replies_lost: Counter,
     pub(crate) commit_errors: Counter,
+    /// Lanes by state: assigned, running, stalled, halted.
+    lanes: [Gauge; 4],
 }
 
 impl RunnerMetrics {
@@ -29,6 +33,21 @@ impl RunnerMetrics {
             fence_refusals: counter!("bm_lane_fence_refusals_total", "processor" => processor),
             replies_lost: counter!("bm_lane_replies_lost_total", "processor" => processor),
             commit_errors: counter!("bm_lane_commit_errors_total", "processor" => processor),
+            lanes: ["assigned", "running", "stalled", "halted"]
+                .map(|state| gauge!("bm_lanes", "processor" => processor, "state" => state)),
+        }
+    }
+
+    /// Shows how many lanes are in which state.
+    pub(crate) fn show(&self, status: &RunnerStatus) {
+        let counts = [
+            status.assigned(),
+            status.running(),
+            status.stalled(),
+            status.halted(),
+        ];
+        for (gauge, count) in self.lanes.iter().zip(counts) {
+            gauge.set(count as f64);
         }
     }
 }

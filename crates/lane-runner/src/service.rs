@@ -12,6 +12,9 @@ use bm_storage::{LaneStore, LaneTable, Storage, StorageConfig, StoreError};
 
 use crate::{Runner, RunnerConfig, RunnerConfigError, RunnerError, RunnerStatus};
 
+/// How long the database's connections may take to close.
+const CLOSING: Duration = Duration::from_secs(3);
+
 /// Why a processor could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -74,9 +77,10 @@ where
         now: Arc::new(move || clock.now()),
         status,
     };
-    runner.run(ctx.shutdown.token()).await?;
-    storage.close().await;
-    Ok(())
+    let ended = runner.run(ctx.shutdown.token()).await;
+    // A statement under way is the database's to end; nothing waits for it any more.
+    let _closed = tokio::time::timeout(CLOSING, storage.close()).await;
+    Ok(ended?)
 }
 
 fn register_health(ctx: &Context, storage: &Storage, status: &Arc<RunnerStatus>) {
@@ -93,13 +97,17 @@ fn register_health(ctx: &Context, storage: &Storage, status: &Arc<RunnerStatus>)
     let status = Arc::clone(status);
     ctx.health
         .register("lanes", Need::Required, Duration::from_secs(1), move || {
-            let detail = format!(
+            let mut detail = format!(
                 "{} assigned, {} running, {} stalled, {} halted",
                 status.assigned(),
                 status.running(),
                 status.stalled(),
                 status.halted()
             );
+            if let Some(late) = status.late_acks() {
+                detail.push_str("; ");
+                detail.push_str(&late);
+            }
             let ready = status.is_ready();
             async move {
                 if ready {

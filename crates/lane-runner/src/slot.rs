@@ -1,22 +1,24 @@
 //! One lane in memory: its protocol state, backlog, cached states, and what bounds them.
 
 use std::hash::Hash;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bm_engine::lane::{Lane, LastRecord};
 use bm_engine::{LaneBuffer, Watermarks};
-use lru::LruCache;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::memory::StateCache;
 use crate::status::LaneFlags;
 
 /// A lane with more than this many bytes read and not committed is not read further.
 const PAUSE_ABOVE: usize = 8 << 20;
 /// Until it has less than this.
 const RESUME_BELOW: usize = 2 << 20;
+
+/// After so many setbacks in a row a lane counts as stalled: it comes to nothing without someone's doing.
+pub(crate) const STALLED_AFTER: u32 = 6;
 
 /// How much of one partition is read and not committed; shared by who reads and who commits.
 #[derive(Debug, Default)]
@@ -87,16 +89,19 @@ pub(crate) struct Slot<K: Hash + Eq, S> {
     pub(crate) generation: i64,
     pub(crate) watermarks: Watermarks,
     pub(crate) buffer: LaneBuffer,
-    /// States right while the epoch holds; `None` for keys known to have no row.
-    pub(crate) cache: Option<LruCache<K, Option<S>>>,
+    /// States right while the epoch holds; `None` where states are never read again.
+    pub(crate) cache: Option<StateCache<K, S>>,
     pub(crate) reading: Reading,
     pub(crate) last_token: ReadToken,
     pub(crate) flow: Arc<Flow>,
     pub(crate) publishing: Option<AbortHandle>,
     /// The attempt to take the lane that is under way, or waits for its backoff.
     pub(crate) taking: Option<AbortHandle>,
-    /// Takes that failed in a row; sets the backoff.
+    /// Takes that failed in a row.
     pub(crate) failed_takes: u32,
+    /// How often the lane was lost in mid-work since its last commit: to another owner, with a reply,
+    /// or to a reading that failed. A take that succeeds between two of them is no progress.
+    pub(crate) setbacks: u32,
     /// Commits the database refused in a row for this lane alone, and when to try again.
     pub(crate) refusals: u32,
     pub(crate) not_before: Option<Instant>,
@@ -104,19 +109,20 @@ pub(crate) struct Slot<K: Hash + Eq, S> {
 }
 
 impl<K: Hash + Eq, S> Slot<K, S> {
-    pub(crate) fn new(cached_states: usize) -> Self {
+    pub(crate) fn new(cache_bytes: usize) -> Self {
         Self {
             lane: Lane::default(),
             generation: 0,
             watermarks: Watermarks::default(),
             buffer: LaneBuffer::default(),
-            cache: NonZeroUsize::new(cached_states).map(LruCache::new),
+            cache: (cache_bytes > 0).then(|| StateCache::new(cache_bytes)),
             reading: Reading::None,
             last_token: ReadToken::default(),
             flow: Arc::new(Flow::default()),
             publishing: None,
             taking: None,
             failed_takes: 0,
+            setbacks: 0,
             refusals: 0,
             not_before: None,
             flags: LaneFlags::default(),
@@ -151,12 +157,25 @@ impl<K: Hash + Eq, S> Slot<K, S> {
             && self.not_before.is_none_or(|at| at <= now)
     }
 
+    /// The lane is lost in mid-work, and to be taken again.
+    pub(crate) fn set_back(&mut self) -> u32 {
+        self.setbacks = self.setbacks.saturating_add(1);
+        self.setbacks
+    }
+
+    /// Setbacks of all kinds in a row, for the backoff of the next take.
+    pub(crate) fn in_vain(&self) -> u32 {
+        self.failed_takes.max(self.setbacks)
+    }
+
     pub(crate) fn current_flags(&self) -> LaneFlags {
         LaneFlags {
             assigned: self.lane.is_assigned() || self.lane.is_halted(),
             running: self.reading == Reading::Running,
             halted: self.lane.is_halted(),
-            stalled: self.refusals > 0,
+            stalled: self.refusals > 0
+                || self.failed_takes >= STALLED_AFTER
+                || self.setbacks >= STALLED_AFTER,
         }
     }
 }

@@ -1,15 +1,23 @@
 //! What the outside may know of a runner: readiness, and lanes by state.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bm_kafka::OutboxPublisher;
+
+/// An outbox that waits longer than this for its acks holds its lane up: it is not ready.
+const LATE_ACK: Duration = Duration::from_secs(15);
 
 /// Counts of the process's lanes of one processor.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct RunnerStatus {
     joined: AtomicBool,
     assigned: AtomicUsize,
     running: AtomicUsize,
     halted: AtomicUsize,
     stalled: AtomicUsize,
+    publisher: OnceLock<OutboxPublisher>,
 }
 
 /// Which count a change of a lane's state moves.
@@ -49,7 +57,27 @@ impl RunnerStatus {
     /// Whether the process has joined its group and runs every lane it was given; more processes
     /// than partitions leave some without any, which is no fault.
     pub fn is_ready(&self) -> bool {
-        self.joined.load(Ordering::Relaxed) && self.running() == self.assigned()
+        self.joined.load(Ordering::Relaxed)
+            && self.running() == self.assigned()
+            && self.late_acks().is_none()
+    }
+
+    /// Since when an outbox waits for its acks, where that is too long, and what the client says.
+    pub fn late_acks(&self) -> Option<String> {
+        let publisher = self.publisher.get()?;
+        let age = publisher.oldest_unacked().filter(|age| *age > LATE_ACK)?;
+        let fault = publisher
+            .fault()
+            .unwrap_or_else(|| "the broker does not answer".to_owned());
+        Some(format!(
+            "an outbox waits for its acks since {} s: {fault}",
+            age.as_secs()
+        ))
+    }
+
+    pub(crate) fn publishes_with(&self, publisher: OutboxPublisher) {
+        // A status is one runner's; a second one would be told nothing.
+        let _first = self.publisher.set(publisher);
     }
 
     pub(crate) fn joined(&self) {

@@ -28,6 +28,8 @@ pub(crate) enum TakeError {
     Kafka(#[from] KafkaError),
     #[error("no answer of the database in time")]
     TimedOut,
+    #[error("a panic, which the log shows above")]
+    Panicked,
     #[error(
         "the lane has no row though its processor has others; were partitions added? drain and rescale the lanes"
     )]
@@ -44,8 +46,9 @@ impl TakeError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::Kafka(_) | Self::TimedOut => true,
-            Self::MissingRow => false,
+            Self::Kafka(error) => !error.is_lasting(),
+            Self::TimedOut => true,
+            Self::MissingRow | Self::Panicked => false,
         }
     }
 }

@@ -1,18 +1,20 @@
 //! A worker: owns some lanes, and folds a batch of whatever they have, one transaction at a time.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bm_engine::lane::{Decision, LastRecord, Publication, TakeAttempt};
 use bm_engine::position::{ReadFrom, WrongLog};
 use bm_engine::{Domain, Outbox, Record};
 use bm_storage::LaneStore;
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::Shared;
 use crate::coordinator::Command;
-use crate::slot::{Check, ReadToken, Reading, Slot};
+use crate::slot::{Check, ReadToken, Reading, STALLED_AFTER, Slot};
 use crate::take::{self, TakeError, Taken};
 
 /// What a worker is told.
@@ -187,22 +189,22 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         }
     }
 
-    fn slot(&mut self, partition: i32) -> &mut Slot<D::Key, D::State> {
+    pub(crate) fn slot(&mut self, partition: i32) -> &mut Slot<D::Key, D::State> {
         self.slots
             .entry(partition)
-            .or_insert_with(|| Slot::new(D::CACHED_STATES_PER_LANE))
+            .or_insert_with(|| Slot::new(D::CACHE_BYTES_PER_LANE))
     }
 
-    fn retake(&mut self, partition: i32) {
+    pub(crate) fn retake(&mut self, partition: i32) {
         let slot = self.slot(partition);
-        slot.failed_takes += 1;
+        slot.set_back();
         let decision = slot.lane.retake();
         self.carry_out(partition, decision, None);
     }
 
     fn read(&mut self, record: Record) {
         let partition = record.partition;
-        let size = record.size();
+        let size = record.footprint();
         let slot = self.slot(partition);
         match slot.reading {
             Reading::Running => slot.buffer.push(record),
@@ -261,10 +263,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             Err(error) if error.halts() => self.halt(partition, &error.to_string()),
             Err(error) => {
                 slot.failed_takes += 1;
-                if error.is_transient() {
+                if error.is_transient() && slot.failed_takes < STALLED_AFTER {
                     tracing::warn!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "could not take the lane; trying again");
                 } else {
-                    tracing::error!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "could not take the lane, nor will until someone acts; trying again");
+                    tracing::error!(processor = D::PROCESSOR, partition, error = %error, tries = slot.failed_takes, "LANE STALLED: could not take the lane, and may not until someone acts; trying again");
                 }
                 let decision = slot.lane.take_failed(attempt);
                 self.carry_out(partition, decision, None);
@@ -279,7 +281,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             error,
             "LANE HALTED: it applies nothing until this is resolved and the process is started again"
         );
-        let decision = self.slot(partition).lane.halt();
+        let slot = self.slot(partition);
+        // What was committed is owed to the readers all the same: it goes on being published.
+        slot.publishing = None;
+        let decision = slot.lane.halt();
         self.carry_out(partition, decision, None);
     }
 
@@ -317,7 +322,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             Decision::ForgetAndTake { attempt, backoff } => {
                 let slot = self.slot(partition);
                 slot.forget();
-                let wait = backoff.then(|| take::backoff(slot.failed_takes));
+                let wait = backoff.then(|| take::backoff(slot.in_vain()));
                 self.command(Command::Stop { partition });
                 let shared = Arc::clone(&self.shared);
                 let sender = self.sender.clone();
@@ -325,7 +330,9 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     if let Some(wait) = wait {
                         tokio::time::sleep(wait).await;
                     }
-                    let result = take::take(&shared, partition).await;
+                    let taking = AssertUnwindSafe(take::take(&shared, partition)).catch_unwind();
+                    // A panic must not leave the lane waiting for ever.
+                    let result = taking.await.unwrap_or(Err(TakeError::Panicked));
                     let _ = sender.send(Message::Took {
                         partition,
                         attempt,
@@ -357,11 +364,14 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
 
     /// Keeps the counts of lanes by state up to date.
     fn report(&mut self) {
+        let waits = self.failures >= STALLED_AFTER;
         for slot in self.slots.values_mut() {
-            let flags = slot.current_flags();
+            let mut flags = slot.current_flags();
+            flags.stalled |= waits && flags.assigned;
             if flags != slot.flags {
                 self.shared.status.change(slot.flags, flags);
                 slot.flags = flags;
+                self.shared.metrics.show(&self.shared.status);
             }
         }
     }

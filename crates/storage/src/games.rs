@@ -1,4 +1,4 @@
-//! Which studio a game belongs to.
+//! Which studio a game belongs to, and which games a studio has.
 
 use bm_contracts::{GameId, StudioId};
 
@@ -23,5 +23,30 @@ impl Storage {
             })
         })
         .transpose()
+    }
+
+    /// The games of a studio, its oldest first, at most `limit` of them.
+    pub async fn games_of(
+        &self,
+        studio: &StudioId,
+        limit: usize,
+    ) -> Result<Vec<GameId>, StoreError> {
+        const NAME: &str = "studio_games";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let games = run!(self, NAME, |connection| sqlx::query_scalar!(
+            r#"
+            SELECT game_id FROM games WHERE studio_id = $1
+            ORDER BY created_at, game_id LIMIT $2
+            "#,
+            studio.as_str(),
+            limit
+        )
+        .fetch_all(connection))
+        .map_err(|failure| failure.into_store_error(NAME))?;
+        // What is no well-formed id cannot be named by an event.
+        Ok(games
+            .into_iter()
+            .filter_map(|game| GameId::new(game).ok())
+            .collect())
     }
 }

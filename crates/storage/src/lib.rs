@@ -5,6 +5,7 @@
 
 mod arrays;
 pub mod config;
+pub mod config_outbox;
 pub mod definitions;
 pub mod error;
 pub mod games;
@@ -20,6 +21,7 @@ pub mod reward_store;
 pub mod router_store;
 pub mod rules;
 mod session;
+pub mod snapshots;
 
 pub use config::StorageConfig;
 pub use error::{CommitError, StoreError};

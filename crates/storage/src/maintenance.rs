@@ -1,4 +1,4 @@
-//! Upkeep of `events_raw`: day partitions made ahead and dropped when old, and what to watch.
+//! Upkeep of `events_raw`: day partitions made ahead, and dropped when old.
 
 use std::time::Duration;
 
@@ -85,26 +85,6 @@ impl Storage {
             Err(error) => Ok(Err(error)),
         };
         session.finish(result).map_err(failed)
-    }
-
-    /// Reports the age of the oldest snapshot a client of this database holds
-    /// (`bm_db_oldest_snapshot_seconds`) and gives it: an old one keeps dead versions of the lanes'
-    /// rows, and each commit then reads past them.
-    pub async fn oldest_snapshot_age(&self) -> Result<Duration, StoreError> {
-        const NAME: &str = "oldest_snapshot";
-        let seconds = run!(self, NAME, |connection| sqlx::query_scalar!(
-            r#"
-            SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
-                AS "seconds!"
-            FROM pg_stat_activity
-            WHERE datname = current_database() AND backend_type = 'client backend'
-              AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
-            "#
-        )
-        .fetch_one(connection))
-        .map_err(|failure| failure.into_store_error(NAME))?;
-        metrics::gauge!("bm_db_oldest_snapshot_seconds").set(seconds);
-        Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
     }
 }
 

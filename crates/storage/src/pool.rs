@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 
 use crate::config::StorageConfig;
 use crate::error::{Failure, StoreError};
-use crate::session::{Session, run};
+use crate::session::{Connections, RESTED, Session, run};
 
 /// The database. Cheap to clone; all clones share one pool.
 #[derive(Clone, Debug)]
 pub struct Storage {
-    pool: PgPool,
+    connections: Connections,
     config: StorageConfig,
     limit: Duration,
 }
@@ -24,8 +24,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// A transaction in which the client does nothing is ended, and its locks with it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// Connections that rested longer are asked whether they still work before they are used.
-const RESTED: Duration = Duration::from_secs(5);
+/// How long closing waits for statements under way; a process that ends has no more time for them.
+const CLOSE: Duration = Duration::from_secs(3);
 
 impl Storage {
     /// A pool that connects when it is first used. Connections are asked for again and again for
@@ -33,6 +33,7 @@ impl Storage {
     ///
     /// Must be called within a Tokio runtime.
     pub fn connect_lazily(config: &StorageConfig) -> Self {
+        describe_metrics();
         let timeout = config.timeout;
         let pool = PgPoolOptions::new()
             .max_connections(config.pool)
@@ -50,7 +51,7 @@ impl Storage {
             .after_connect(move |connection, _| Box::pin(prepare(connection, timeout)))
             .connect_lazy_with(config.options.clone());
         Self {
-            pool,
+            connections: Connections::new(pool),
             config: config.clone(),
             limit: timeout + GRACE,
         }
@@ -82,9 +83,13 @@ impl Storage {
         &self.config
     }
 
-    /// Waits for statements under way and closes all connections.
+    /// Refuses new statements, waits up to 3 s for those under way and closes all connections; any
+    /// statement that takes longer is left to the end of the process.
     pub async fn close(&self) {
-        self.pool.close().await;
+        let closing = self.connections.close();
+        if tokio::time::timeout(CLOSE, closing).await.is_err() {
+            tracing::warn!("a statement is still under way; its connection is left open");
+        }
     }
 
     pub(crate) async fn session(&self, name: &'static str) -> Result<Session, Failure> {
@@ -97,7 +102,7 @@ impl Storage {
         name: &'static str,
         limit: Duration,
     ) -> Result<Session, Failure> {
-        Session::open(&self.pool, name, limit).await
+        Session::open(&self.connections, name, limit).await
     }
 }
 
@@ -130,4 +135,28 @@ async fn prepare(connection: &mut PgConnection, timeout: Duration) -> Result<(),
         ));
     }
     Ok(())
+}
+
+/// Says what the metrics of this crate mean; more than once does no harm.
+fn describe_metrics() {
+    metrics::describe_histogram!(
+        "bm_db_statement_seconds",
+        "How long statements took, by name; waiting for a connection is not in it."
+    );
+    metrics::describe_counter!(
+        "bm_db_statement_errors_total",
+        "Statements that gave no result, by name and kind."
+    );
+    metrics::describe_gauge!(
+        "bm_db_event_days_end_timestamp_seconds",
+        "Events of this time and later have no day partition yet and would stop their lanes."
+    );
+    metrics::describe_gauge!(
+        "bm_db_oldest_snapshot_seconds",
+        "Age of the oldest open transaction, prepared ones included; above 30 every commit gets slower."
+    );
+    metrics::describe_gauge!(
+        "bm_db_oldest_snapshot_transactions",
+        "Transactions begun since the oldest snapshot that holders of this kind keep."
+    );
 }

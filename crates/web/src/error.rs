@@ -1,6 +1,7 @@
 //! The one table of error codes, and the form in which a client sees an error.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -63,6 +64,8 @@ codes! {
     MethodNotAllowed, "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// The request did not arrive in time.
     Timeout, "timeout", REQUEST_TIMEOUT, "Timed out reading the request";
+    /// The client went away before its request was complete; nobody sees this.
+    ClientGone, "client_gone", REQUEST_TIMEOUT, "Request ended before it was complete";
     /// An event of that id is being accepted right now.
     InFlight, "in_flight", CONFLICT, "An event with this eventId is being processed";
     /// The body, or one thing in it, is larger than allowed.
@@ -93,6 +96,7 @@ pub struct ApiError {
     sentence: Cow<'static, str>,
     event_id: Option<String>,
     retry_after: Option<u64>,
+    cause: Option<Arc<str>>,
 }
 
 impl ApiError {
@@ -107,6 +111,7 @@ impl ApiError {
             sentence,
             event_id: None,
             retry_after: None,
+            cause: None,
         }
     }
 
@@ -142,6 +147,13 @@ impl ApiError {
         self
     }
 
+    /// The same with what is behind it, for our log: clients do not see it.
+    #[must_use]
+    pub fn because(mut self, cause: impl std::fmt::Display) -> Self {
+        self.cause = Some(cause.to_string().into());
+        self
+    }
+
     /// The stable code.
     pub const fn code(&self) -> Code {
         self.code
@@ -160,6 +172,11 @@ impl ApiError {
     /// `Retry-After`, in seconds.
     pub const fn retry_after_seconds(&self) -> Option<u64> {
         self.retry_after
+    }
+
+    /// What is behind it.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 
     /// The body a client sees.
@@ -192,12 +209,6 @@ impl std::fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
-impl From<Code> for ApiError {
-    fn from(code: Code) -> Self {
-        Self::new(code)
-    }
-}
-
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();
@@ -209,7 +220,7 @@ impl IntoResponse for ApiError {
         if self.code.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("ApiKey"));
         }
-        if self.code == Code::Timeout {
+        if self.code.status() == StatusCode::REQUEST_TIMEOUT {
             // The rest of the request may still come, and is no other request.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -226,7 +237,14 @@ pub fn whole_seconds(wait: Duration) -> u64 {
 
 /// The body of an error that is answered outside any router, such as 408 for a slow head.
 pub fn standalone_body(code: Code) -> String {
-    ApiError::new(code).body(&CorrelationId::make())
+    let correlation = CorrelationId::make();
+    tracing::info!(
+        correlation.id = correlation.as_str(),
+        http.status = code.status().as_u16(),
+        error.code = code.as_str(),
+        "request refused"
+    );
+    ApiError::new(code).body(&correlation)
 }
 
 #[cfg(test)]

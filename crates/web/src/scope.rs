@@ -88,9 +88,11 @@ async fn scope(State(http): State<Arc<HttpStats>>, mut request: Request, next: N
         .headers_mut()
         .insert(correlation::HEADER, correlation.header_value());
     let status = response.status();
-    let outcome = error.as_ref().map_or(Outcome::Answered(status), |error| {
-        Outcome::Refused(error.code())
-    });
+    let outcome = match error.as_ref().map(ApiError::code) {
+        None => Outcome::Answered(status),
+        Some(Code::ClientGone) => Outcome::Gone,
+        Some(code) => Outcome::Refused(code),
+    };
     let name = route.route();
     let millis = underway.end(outcome);
     log(
@@ -120,8 +122,9 @@ fn write_error(
     }
 }
 
-/// Faults of ours are errors, refusals are information, and what went well only matters to whoever
-/// looks for it.
+/// Faults of ours are errors, what we cannot do for want of others is a warning, refusals are
+/// information, and what went well, or was given up by its client, only matters to whoever looks
+/// for it.
 fn log(
     method: &Method,
     route: &str,
@@ -142,6 +145,25 @@ fn log(
             error.code = error.code().as_str(),
             duration.ms = millis,
             "request failed"
+        ),
+        Some(error) if error.code() == Code::Unavailable => tracing::warn!(
+            correlation.id = correlation,
+            http.method = method,
+            http.route = route,
+            http.status = status,
+            error.code = error.code().as_str(),
+            error.cause = error.cause(),
+            event.id = error.event_id(),
+            duration.ms = millis,
+            "request cannot be served"
+        ),
+        Some(error) if error.code() == Code::ClientGone => tracing::debug!(
+            correlation.id = correlation,
+            http.method = method,
+            http.route = route,
+            error.cause = error.cause(),
+            duration.ms = millis,
+            "client went away"
         ),
         Some(error) => tracing::info!(
             correlation.id = correlation,
@@ -167,6 +189,8 @@ fn log(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use axum::routing::{get, post};
     use http::StatusCode;
     use http_body_util::BodyExt;
@@ -178,8 +202,13 @@ mod tests {
         async fn breaks() -> Response {
             panic!("in a handler");
         }
+        async fn lacks() -> ApiError {
+            ApiError::new(Code::Unavailable).because("no broker")
+        }
         let router = Router::new()
             .route("/thing", post(|| async { "done" }))
+            .route("/gone", get(|| async { ApiError::new(Code::ClientGone) }))
+            .route("/lacks", get(lacks))
             .route("/breaks", get(breaks));
         let policy = Cors {
             methods: "POST, OPTIONS",
@@ -237,6 +266,61 @@ mod tests {
         assert_eq!(
             body,
             r#"{"error":"Internal error","code":"internal","correlationId":"c-2"}"#
+        );
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_answered_outside_any_router_can_be_found_in_the_log() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        let body = tracing::subscriber::with_default(subscriber.finish(), || {
+            crate::error::standalone_body(Code::Timeout)
+        });
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            log.contains(body["correlationId"].as_str().unwrap()),
+            "{log}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_we_cannot_do_is_a_warning_with_its_cause_and_what_we_refuse_is_not() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let (answer, body) = ask("GET", "/lacks", &[]).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!body.contains("broker"), "{body}");
+        ask("GET", "/nothing", &[]).await;
+        ask("GET", "/gone", &[]).await;
+        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "{log}");
+        assert!(
+            lines[0].contains(" WARN ") && lines[0].contains(r#"error.cause="no broker""#),
+            "{log}"
+        );
+        assert!(
+            lines[1].contains(" INFO ") && lines[1].contains("not_found"),
+            "{log}"
         );
     }
 

@@ -11,7 +11,7 @@ use crate::error::Code;
 /// Label of requests that match no route.
 const NO_ROUTE: &str = "none";
 /// Statuses of answers that are no [`crate::ApiError`]; others are counted as `other`.
-const PLAIN: [&str; 4] = ["200", "204", "503", "other"];
+const PLAIN: [&str; 3] = ["200", "204", "other"];
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -50,6 +50,7 @@ impl Status {
             | Code::RateLimited
             | Code::PlayerRateLimited
             | Code::Timeout
+            | Code::ClientGone
             | Code::Unavailable
             | Code::Internal => Self::Retry,
             _ => Self::Rejected,

@@ -3,8 +3,11 @@
 use std::fmt;
 
 use bm_web::{ApiError, Code};
+use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::body::MAX_EVENT_BYTES;
 
 /// The most events one batch may hold.
 pub const MAX_EVENTS: usize = 500;
@@ -21,8 +24,24 @@ pub enum Form {
 /// The events of a batch in their order, 1 to 500: the elements of an array or of
 /// `{"events":[…]}`, or the lines of NDJSON that are not blank.
 ///
-/// An event may still be anything; of NDJSON not even its JSON is checked.
-pub fn split(body: &[u8], form: Form) -> Result<Vec<&[u8]>, ApiError> {
+/// An event may still be anything; of NDJSON not even its JSON is checked. The parts share the body's
+/// memory.
+pub async fn split(body: Bytes, form: Form) -> Result<Vec<Bytes>, ApiError> {
+    let small = body.len() <= MAX_EVENT_BYTES;
+    let splitting = move || {
+        let parts = parts(&body, form)?;
+        Ok(parts.into_iter().map(|part| body.slice_ref(part)).collect())
+    };
+    if small {
+        return splitting();
+    }
+    // Milliseconds of work: not on a thread that serves other requests.
+    tokio::task::spawn_blocking(splitting)
+        .await
+        .map_err(|_| ApiError::new(Code::Internal))?
+}
+
+fn parts(body: &[u8], form: Form) -> Result<Vec<&[u8]>, ApiError> {
     let events = match form {
         Form::Ndjson => lines(body)?,
         Form::Json => values(body)?,
@@ -133,11 +152,11 @@ mod tests {
     use super::*;
 
     fn json(body: &str) -> Result<Vec<&str>, Code> {
-        texts(split(body.as_bytes(), Form::Json))
+        texts(parts(body.as_bytes(), Form::Json))
     }
 
     fn ndjson(body: &str) -> Result<Vec<&str>, Code> {
-        texts(split(body.as_bytes(), Form::Ndjson))
+        texts(parts(body.as_bytes(), Form::Ndjson))
     }
 
     fn texts(split: Result<Vec<&[u8]>, ApiError>) -> Result<Vec<&str>, Code> {
@@ -174,8 +193,20 @@ mod tests {
             assert_eq!(json(bad), Err(Code::MalformedJson), "{bad}");
         }
         assert_eq!(json(r#"{"eventType":"custom"}"#), Err(Code::MissingField));
-        let not_utf8 = split(b"[\"\xff\"]", Form::Json);
+        let not_utf8 = parts(b"[\"\xff\"]", Form::Json);
         assert_eq!(not_utf8.unwrap_err().code(), Code::MalformedJson);
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_split_as_a_small_one_is_and_without_copying() {
+        for length in [10, MAX_EVENT_BYTES] {
+            let text = format!("[1, \"{}\"]", "x".repeat(length));
+            let body = Bytes::from(text);
+            let events = split(body.clone(), Form::Json).await.unwrap();
+            assert_eq!(events[0], "1");
+            assert_eq!(events[1], body[4..body.len() - 1]);
+            assert_eq!(events[1].as_ptr(), body[4..].as_ptr());
+        }
     }
 
     #[test]

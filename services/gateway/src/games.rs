@@ -1,12 +1,17 @@
-//! Remembers which studio a game belongs to, and asks once however many want to know.
+//! Remembers the games of every studio, and asks once however many want to know.
+//!
+//! A studio's games are few, and all of them are asked for together: names that are made up cost
+//! nothing, and a batch costs at most one question, whatever it names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bm_contracts::{GameId, StudioId};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use metrics::Counter;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::ports::{Games, GamesAway};
@@ -15,104 +20,234 @@ use crate::ports::{Games, GamesAway};
 pub const KNOWN_FOR: Duration = Duration::from_mins(1);
 /// How long it is remembered that there is no such game: a studio that registers one waits no longer.
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+/// How long a known game is believed while nobody can be asked. A game practically never leaves its
+/// studio, but an event that is refused for minutes is an event lost: clients keep only so many.
+pub const STALE_FOR: Duration = Duration::from_mins(10);
 
-/// Expired entries are thrown out at the earliest when there are so many.
-const SWEEP_FROM: usize = 10_000;
+/// How long an answer is waited for, counted from the question: everybody who waits for the same
+/// answer gives up together.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it is remembered that nobody could be asked.
+pub const AWAY_FOR: Duration = Duration::from_secs(1);
 
-type Answer = Result<Option<StudioId>, GamesAway>;
-type Asking = Shared<BoxFuture<'static, Answer>>;
+/// More games than these of one studio are not held in memory.
+pub const MAX_GAMES: usize = 10_000;
+/// Questions about different studios at a time: fewer than there are connections, because `/readyz`
+/// needs one.
+const AT_ONCE: usize = 3;
 
-enum Entry {
-    Told {
-        studio: Option<StudioId>,
-        until: Instant,
-    },
-    Asking(Asking),
+type Answer = Result<Arc<Told>, GamesAway>;
+
+/// What was answered about a studio.
+#[derive(Debug)]
+struct Told {
+    games: HashSet<GameId>,
+    /// Not all of its games were told.
+    too_many: bool,
+    /// When that was asked, which is when it was surely true.
+    at: Instant,
 }
 
-struct Entries {
-    games: HashMap<GameId, Entry>,
-    swept: Instant,
+#[derive(Clone)]
+struct Asking {
+    since: Instant,
+    answer: Shared<BoxFuture<'static, Answer>>,
 }
 
-/// A cache over [`Games`]. Errors are not remembered.
+/// What is known of a studio.
+#[derive(Default)]
+struct Entry {
+    told: Option<Arc<Told>>,
+    asking: Option<Asking>,
+    /// Why and when the last question failed, if it did.
+    failed: Option<(GamesAway, Instant)>,
+}
+
+type Entries = Arc<Mutex<HashMap<StudioId, Entry>>>;
+
+/// The games of a studio, as well as they are known right now.
+#[derive(Debug, Clone)]
+pub struct KnownGames {
+    told: Option<Arc<Told>>,
+    away: Option<GamesAway>,
+}
+
+impl KnownGames {
+    fn all(told: Arc<Told>) -> Self {
+        let away = told.too_many.then(|| {
+            let why = format!("the studio has more than {MAX_GAMES} games");
+            GamesAway(why.into())
+        });
+        Self {
+            told: Some(told),
+            away,
+        }
+    }
+
+    /// Whether the studio has this game. "No" is only said when it is known.
+    pub fn has(&self, game: &GameId) -> Result<bool, GamesAway> {
+        if self.told.as_ref().is_some_and(|told| told.has(game)) {
+            return Ok(true);
+        }
+        self.away.clone().map_or(Ok(false), Err)
+    }
+}
+
+impl Told {
+    fn has(&self, game: &GameId) -> bool {
+        self.games.contains(game)
+    }
+}
+
+/// A cache over [`Games`].
 pub struct GameCache {
     games: Arc<dyn Games>,
-    entries: Arc<Mutex<Entries>>,
+    entries: Entries,
+    turns: Arc<Semaphore>,
+    stale: Counter,
 }
 
 impl GameCache {
     /// An empty cache.
     pub fn new(games: Arc<dyn Games>) -> Self {
+        metrics::describe_counter!(
+            "bm_gateway_stale_games_total",
+            "Requests that were believed about a game whose studio could not be asked for anew."
+        );
         Self {
             games,
-            entries: Arc::new(Mutex::new(Entries {
-                games: HashMap::new(),
-                swept: Instant::now(),
-            })),
+            entries: Entries::default(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            stale: metrics::counter!("bm_gateway_stale_games_total"),
         }
     }
 
-    /// The studio a game belongs to; `None` when there is no such game.
-    pub async fn studio_of(&self, game: &GameId) -> Answer {
-        match self.told_or_asking(game) {
-            Ok(told) => Ok(told),
-            Err(asking) => asking.await,
+    /// The games of a studio, fresh enough to tell of each of `wanted` whether it is one of them,
+    /// if that can be found out within [`PATIENCE`]; about others it says nothing.
+    pub async fn of(&self, studio: &StudioId, wanted: &[&GameId]) -> KnownGames {
+        if wanted.is_empty() {
+            return KnownGames {
+                told: None,
+                away: None,
+            };
+        }
+        let (told, asking) = match self.told_or_asking(studio, wanted) {
+            Ok(known) => return known,
+            Err(asking) => asking,
+        };
+        match tokio::time::timeout_at(asking.since + PATIENCE, asking.answer).await {
+            Ok(Ok(told)) => KnownGames::all(told),
+            Ok(Err(away)) => self.without_asking(told, wanted, away),
+            Err(_) => self.without_asking(told, wanted, GamesAway("no answer in time".into())),
         }
     }
 
-    fn told_or_asking(&self, game: &GameId) -> Result<Option<StudioId>, Asking> {
+    /// What is known, or what may be believed meanwhile and the question that will tell.
+    fn told_or_asking(
+        &self,
+        studio: &StudioId,
+        wanted: &[&GameId],
+    ) -> Result<KnownGames, (Option<Arc<Told>>, Asking)> {
         let now = Instant::now();
         let mut entries = lock(&self.entries);
-        match entries.games.get(game) {
-            Some(Entry::Told { studio, until }) if *until > now => return Ok(studio.clone()),
-            Some(Entry::Asking(asking)) => return Err(asking.clone()),
-            _ => {}
+        let entry = entries.entry(studio.clone()).or_default();
+        let told = entry.told.clone().filter(|told| now - told.at < STALE_FOR);
+        let has_all = told
+            .as_ref()
+            .is_some_and(|told| wanted.iter().all(|game| told.has(game)));
+        if let Some(told) = &told {
+            let fresh_for = if has_all { KNOWN_FOR } else { UNKNOWN_FOR };
+            if now - told.at < fresh_for {
+                return Ok(KnownGames::all(Arc::clone(told)));
+            }
         }
-        // Names that do not exist are cheap to make up; at most once a second is cheap to clean up.
-        if entries.games.len() >= SWEEP_FROM && now - entries.swept >= UNKNOWN_FOR {
-            entries.swept = now;
-            entries
-                .games
-                .retain(|_, entry| !matches!(entry, Entry::Told { until, .. } if *until <= now));
+        let failed = entry.failed.clone();
+        if let Some((why, at)) = &failed
+            && now - *at < AWAY_FOR
+        {
+            return Ok(self.without_asking(told, wanted, why.clone()));
         }
-        let asked = self.games.studio_of(game.clone());
-        let (cache, name) = (Arc::clone(&self.entries), game.clone());
-        let asking = async move {
-            let answer = asked.await;
-            remember(&mut lock(&cache), name, &answer);
+        let asking = entry
+            .asking
+            .get_or_insert_with(|| self.ask(studio, now))
+            .clone();
+        match failed {
+            // The last question failed, and this one may: what is known does not wait for it.
+            Some((why, _)) if has_all => Ok(self.without_asking(told, wanted, why)),
+            _ => Err((told, asking)),
+        }
+    }
+
+    fn ask(&self, studio: &StudioId, since: Instant) -> Asking {
+        let asked = self.games.of(studio.clone(), MAX_GAMES + 1);
+        let (entries, turns) = (Arc::clone(&self.entries), Arc::clone(&self.turns));
+        let studio = studio.clone();
+        let answer = async move {
+            let turn = turns.acquire().await;
+            let answer = asked.await.map(|games| {
+                Arc::new(Told {
+                    too_many: games.len() > MAX_GAMES,
+                    games: games.into_iter().take(MAX_GAMES).collect(),
+                    at: since,
+                })
+            });
+            drop(turn);
+            remember(
+                lock(&entries).entry(studio.clone()).or_default(),
+                &studio,
+                &answer,
+            );
             answer
-        }
-        .boxed()
-        .shared();
-        entries
-            .games
-            .insert(game.clone(), Entry::Asking(asking.clone()));
+        };
+        let answer = answer.boxed().shared();
         // Whoever asked may hang up: the question ends all the same, and gives its connection back.
-        tokio::spawn(asking.clone());
-        Err(asking)
+        tokio::spawn(answer.clone());
+        Asking { since, answer }
+    }
+
+    fn without_asking(
+        &self,
+        told: Option<Arc<Told>>,
+        wanted: &[&GameId],
+        away: GamesAway,
+    ) -> KnownGames {
+        let believed = told.as_ref().is_some_and(|told| {
+            told.at.elapsed() >= KNOWN_FOR && wanted.iter().any(|game| told.has(game))
+        });
+        if believed {
+            self.stale.increment(1);
+        }
+        KnownGames {
+            told,
+            away: Some(away),
+        }
     }
 }
 
-/// Errors are not remembered.
-fn remember(entries: &mut Entries, game: GameId, answer: &Answer) {
-    let Ok(studio) = answer else {
-        entries.games.remove(&game);
-        return;
-    };
-    let life = if studio.is_some() {
-        KNOWN_FOR
-    } else {
-        UNKNOWN_FOR
-    };
-    let told = Entry::Told {
-        studio: studio.clone(),
-        until: Instant::now() + life,
-    };
-    entries.games.insert(game, told);
+/// An outage is told once for each studio that it hits.
+fn remember(entry: &mut Entry, studio: &StudioId, answer: &Answer) {
+    entry.asking = None;
+    match answer {
+        Ok(told) => {
+            if told.too_many {
+                tracing::error!(
+                    studio.id = studio.as_str(),
+                    "a studio has more than {MAX_GAMES} games; events of further ones are not taken"
+                );
+            }
+            entry.told = Some(Arc::clone(told));
+            entry.failed = None;
+        }
+        Err(away) => {
+            let before = entry.failed.replace((away.clone(), Instant::now()));
+            if before.is_none() {
+                tracing::warn!(studio.id = studio.as_str(), error = %away, "games are away");
+            }
+        }
+    }
 }
 
-fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
+fn lock(entries: &Mutex<HashMap<StudioId, Entry>>) -> MutexGuard<'_, HashMap<StudioId, Entry>> {
     entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -125,17 +260,31 @@ mod tests {
         GameId::new(text).unwrap()
     }
 
+    fn studio(text: &str) -> StudioId {
+        StudioId::new(text).unwrap()
+    }
+
+    async fn has(cache: &GameCache, game: &str) -> Result<bool, GamesAway> {
+        let game = id(game);
+        cache.of(&studio("acme"), &[&game]).await.has(&game)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_known_game_is_asked_about_once_a_minute() {
-        let games = Arc::new(FakeGames::of(&[("g", "acme")]));
+    async fn known_games_are_asked_for_once_a_minute() {
+        let games = Arc::new(FakeGames::of(&[
+            ("g", "acme"),
+            ("h", "acme"),
+            ("o", "other"),
+        ]));
         let cache = GameCache::new(games.clone());
-        for _ in 0..3 {
-            let studio = cache.studio_of(&id("g")).await.unwrap().unwrap();
-            assert_eq!(studio.as_str(), "acme");
+        for game in ["g", "h", "g"] {
+            assert_eq!(has(&cache, game).await, Ok(true));
         }
+        assert_eq!(has(&cache, "o").await, Ok(false));
         assert_eq!(games.asked(), 1);
+        games.remove("g");
         tokio::time::advance(KNOWN_FOR).await;
-        cache.studio_of(&id("g")).await.unwrap();
+        assert_eq!(has(&cache, "g").await, Ok(false));
         assert_eq!(games.asked(), 2);
     }
 
@@ -143,75 +292,124 @@ mod tests {
     async fn a_game_registered_just_now_is_known_a_second_later() {
         let games = Arc::new(FakeGames::of(&[]));
         let cache = GameCache::new(games.clone());
-        assert_eq!(cache.studio_of(&id("g")).await, Ok(None));
+        assert_eq!(has(&cache, "g").await, Ok(false));
         games.register("g", "acme");
-        assert_eq!(cache.studio_of(&id("g")).await, Ok(None));
+        assert_eq!(has(&cache, "g").await, Ok(false));
         tokio::time::advance(UNKNOWN_FOR).await;
-        assert!(cache.studio_of(&id("g")).await.unwrap().is_some());
+        assert_eq!(has(&cache, "g").await, Ok(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_made_up_cost_a_question_a_second_however_many_there_are() {
+        let games = Arc::new(FakeGames::of(&[("g", "acme")]));
+        let cache = GameCache::new(games.clone());
+        for n in 0..10_000 {
+            assert_eq!(has(&cache, &format!("g{n}")).await, Ok(false));
+        }
+        assert_eq!(games.asked(), 1);
+        tokio::time::advance(UNKNOWN_FOR).await;
+        let names: Vec<GameId> = (0..500).map(|n| id(&format!("g{n}"))).collect();
+        let names: Vec<&GameId> = names.iter().collect();
+        cache.of(&studio("acme"), &names).await;
+        assert_eq!(games.asked(), 2);
+        assert_eq!(lock(&cache.entries).len(), 1);
     }
 
     #[tokio::test]
     async fn many_who_want_to_know_at_once_ask_once() {
         let games = Arc::new(FakeGames::of(&[("g", "acme")]));
         let cache = GameCache::new(games.clone());
-        let game = id("g");
-        let answers = futures::future::join_all((0..50).map(|_| cache.studio_of(&game))).await;
-        assert!(answers.iter().all(|answer| matches!(answer, Ok(Some(_)))));
+        let answers = futures::future::join_all((0..50).map(|_| has(&cache, "g"))).await;
+        assert!(answers.iter().all(|answer| *answer == Ok(true)));
         assert_eq!(games.asked(), 1);
     }
 
-    /// Answers once, when it is let to.
-    struct SlowGames(tokio::sync::Semaphore);
-
-    impl Games for Arc<SlowGames> {
-        fn studio_of(&self, _: GameId) -> BoxFuture<'static, Answer> {
-            let games = Arc::clone(self);
-            async move {
-                games.0.acquire().await.unwrap().forget();
-                Ok(Some(StudioId::new("acme").unwrap()))
-            }
-            .boxed()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_question_ends_though_whoever_asked_has_hung_up() {
-        let games = Arc::new(SlowGames(tokio::sync::Semaphore::new(0)));
-        let cache = GameCache::new(Arc::new(Arc::clone(&games)));
-        let game = id("g");
-        assert_eq!(cache.studio_of(&game).now_or_never(), None);
-        games.0.add_permits(1);
-        bm_testkit::eventually(Duration::from_secs(10), "the answer", || async {
-            matches!(
-                lock(&cache.entries).games.get(&game),
-                Some(Entry::Told { .. })
-            )
-            .then_some(())
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn an_error_is_not_remembered_and_a_known_game_survives_it() {
-        let games = Arc::new(FakeGames::of(&[("g", "acme"), ("h", "acme")]));
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_can_be_asked_what_was_known_is_believed_for_ten_minutes() {
+        let games = Arc::new(FakeGames::of(&[("g", "acme")]));
         let cache = GameCache::new(games.clone());
-        cache.studio_of(&id("g")).await.unwrap();
+        assert_eq!(has(&cache, "g").await, Ok(true));
         games.go_away(true);
-        assert!(cache.studio_of(&id("h")).await.is_err());
-        assert!(cache.studio_of(&id("g")).await.is_ok());
+        tokio::time::advance(KNOWN_FOR).await;
+        assert_eq!(has(&cache, "g").await, Ok(true));
+        // What was not known is not known to be unknown.
+        assert!(has(&cache, "h").await.is_err());
+        // Nine minutes later it is ten minutes since the answer.
+        tokio::time::advance(Duration::from_millis(9 * 60_000 - 1)).await;
+        assert_eq!(has(&cache, "g").await, Ok(true));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(has(&cache, "g").await.is_err());
         games.go_away(false);
-        assert!(cache.studio_of(&id("h")).await.is_ok());
+        tokio::time::advance(AWAY_FOR).await;
+        assert_eq!(has(&cache, "h").await, Ok(false));
+        assert_eq!(has(&cache, "g").await, Ok(true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn made_up_names_do_not_pile_up() {
+    async fn that_nobody_can_be_asked_is_remembered_for_a_second() {
         let games = Arc::new(FakeGames::of(&[]));
-        let cache = GameCache::new(games);
-        for n in 0..SWEEP_FROM {
-            cache.studio_of(&id(&format!("g{n}"))).await.unwrap();
+        games.go_away(true);
+        let cache = GameCache::new(games.clone());
+        for _ in 0..500 {
+            assert!(has(&cache, "g").await.is_err());
         }
-        tokio::time::advance(UNKNOWN_FOR).await;
-        cache.studio_of(&id("last")).await.unwrap();
-        assert_eq!(lock(&cache.entries).games.len(), 1);
+        assert_eq!(games.asked(), 1);
+        tokio::time::advance(AWAY_FOR).await;
+        assert!(has(&cache, "g").await.is_err());
+        assert_eq!(games.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_answer_is_waited_for_once() {
+        let games = Arc::new(FakeGames::of(&[("g", "acme")]));
+        let cache = GameCache::new(games.clone());
+        assert_eq!(has(&cache, "g").await, Ok(true));
+        tokio::time::advance(KNOWN_FOR).await;
+        games.be_silent(true);
+        let begun = Instant::now();
+        for _ in 0..500 {
+            assert_eq!(has(&cache, "g").await, Ok(true));
+            assert!(has(&cache, "h").await.is_err());
+        }
+        assert_eq!(
+            (begun.elapsed().as_secs(), games.asked()),
+            (PATIENCE.as_secs(), 2)
+        );
+        // The question ends though everybody who asked it has gone.
+        games.be_silent(false);
+        bm_testkit::eventually(Duration::from_secs(10), "the answer", || async {
+            (has(&cache, "h").await == Ok(false)).then_some(())
+        })
+        .await;
+        assert_eq!(games.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn studios_without_answers_leave_a_connection_to_others() {
+        let games = Arc::new(FakeGames::of(&[]));
+        games.be_silent(true);
+        let cache = GameCache::new(games.clone());
+        let game = id("g");
+        let studios: Vec<StudioId> = (0..20).map(|n| studio(&format!("s{n}"))).collect();
+        let asking = studios.iter().map(|studio| {
+            let wanted = [&game];
+            let cache = &cache;
+            async move { cache.of(studio, &wanted).await }
+        });
+        for known in futures::future::join_all(asking).await {
+            assert!(known.has(&game).is_err());
+        }
+        assert_eq!(games.asked(), AT_ONCE);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_games_the_rest_is_not_unknown() {
+        let games = FakeGames::of(&[]);
+        for n in 0..=MAX_GAMES {
+            games.register(&format!("g{n:05}"), "acme");
+        }
+        let cache = GameCache::new(Arc::new(games));
+        assert_eq!(has(&cache, "g00000").await, Ok(true));
+        assert!(has(&cache, &format!("g{MAX_GAMES:05}")).await.is_err());
     }
 }

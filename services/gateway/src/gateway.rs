@@ -6,7 +6,8 @@ use std::time::Duration;
 use bm_admission::{Admission, Limiter, Pair, Players, Quota, StudioLimits};
 use bm_admission::{RateLimitOverride, Tier};
 use bm_bootstrap::Clock;
-use bm_contracts::{EventId, GameEvent, Timestamp};
+use bm_contracts::hash::{body_hash, event_key};
+use bm_contracts::{EventId, GameId, Timestamp};
 use bm_studio_auth::{AuthError, Studio, StudioDirectory};
 use bm_web::{ApiError, Code, CorrelationId, TraceParent};
 use http::HeaderMap;
@@ -14,9 +15,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::body::Checked;
-use crate::games::GameCache;
+use crate::games::{GameCache, KnownGames};
+use crate::memory::Memory;
 use crate::ports::{EventIds, EventLog};
-use crate::record::BusRecord;
+use crate::record::{BusRecord, Origin};
 use crate::request;
 use crate::stats::EventStats;
 
@@ -50,31 +52,26 @@ pub struct Gateway {
     pub work: TaskTracker,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
+    /// What bodies and events under way may take up.
+    pub memory: Memory,
 }
 
 /// One authenticated request.
 pub struct Visit {
     studio: Arc<Studio>,
     limits: StudioLimits,
-    pub(crate) correlation: CorrelationId,
-    trace: TraceParent,
+    pub(crate) origin: Arc<Origin>,
     charged: Option<Pair<Quota>>,
 }
 
 /// An event that may go into the log.
 #[derive(Debug)]
 pub struct Ready {
-    pub(crate) event: GameEvent,
+    /// Its id.
+    pub id: EventId,
     pub(crate) record: BusRecord,
-    /// The client named it, so it may have come before.
-    pub(crate) named: bool,
-}
-
-impl Ready {
-    /// The event's id.
-    pub fn event_id(&self) -> &EventId {
-        &self.event.event_id
-    }
+    /// `(event_key, body_hash)` where the client named it, so that it may have come before.
+    pub(crate) named: Option<([u8; 16], [u8; 16])>,
 }
 
 impl Gateway {
@@ -90,14 +87,18 @@ impl Gateway {
             .map_err(|error| match error {
                 AuthError::Unknown => ApiError::new(Code::InvalidApiKey),
                 AuthError::Inactive => ApiError::new(Code::SubscriptionInactive),
-                AuthError::Unavailable => unavailable(),
+                AuthError::Unavailable => unavailable().because("keys cannot be checked"),
             })?
             .studio;
+        let origin = Origin {
+            studio: studio.id.clone(),
+            correlation,
+            trace: TraceParent::of(headers),
+        };
         Ok(Visit {
             limits: limits_of(&studio),
             studio,
-            correlation,
-            trace: TraceParent::of(headers),
+            origin: Arc::new(origin),
             charged: None,
         })
     }
@@ -149,42 +150,44 @@ impl Gateway {
             .map_err(|_| ApiError::new(Code::Internal))
     }
 
-    /// Holds one event against the registered games (404), the clock (422) and its player's limit
-    /// (429). Errors name the event.
-    pub async fn prepare(&self, visit: &Visit, checked: Checked<'_>) -> Result<Ready, ApiError> {
-        let now = self.clock.now();
+    /// The studio's games, well enough known for events of these.
+    pub async fn games(&self, visit: &Visit, wanted: &[&GameId]) -> KnownGames {
+        self.games.of(&visit.studio.id, wanted).await
+    }
+
+    /// Holds one event against its studio's games (404; 503 when they are not known), the clock
+    /// (422) and its player's limit (429). Errors name the event.
+    pub fn prepare(
+        &self,
+        visit: &Visit,
+        games: &KnownGames,
+        checked: Checked<'_>,
+    ) -> Result<Ready, ApiError> {
         let named = checked.event_id.is_some();
         let id = self.event_id_of(&checked)?;
-        let allowed = self.allow(visit, &checked, now).await;
+        let allowed = self.allow(visit, games, &checked, self.clock.now());
         allowed.map_err(|error| error.about(id.as_str()))?;
         let studio = &visit.studio;
-        let event = checked.into_event(studio.id.clone(), studio.tier.as_str(), id);
+        let event = checked.into_event(studio.id.clone(), studio.tier.as_str(), id.clone());
+        let key = |id| event_key(&studio.id, &event.game_id, &event.user_id, id);
         Ok(Ready {
-            record: BusRecord::of(&event, &visit.correlation, &visit.trace),
-            event,
-            named,
+            named: named.then(|| (key(&id), body_hash(&event))),
+            id,
+            record: BusRecord::of(event, &visit.origin),
         })
     }
 
-    async fn allow(
+    fn allow(
         &self,
         visit: &Visit,
+        games: &KnownGames,
         checked: &Checked<'_>,
         now: Timestamp,
     ) -> Result<(), ApiError> {
         let studio = &visit.studio.id;
-        let owner = self.games.studio_of(&checked.game_id).await;
-        let owner = owner.map_err(|error| {
-            tracing::warn!(
-                correlation.id = visit.correlation.as_str(),
-                game.id = checked.game_id.as_str(),
-                %error,
-                "cannot accept an event"
-            );
-            unavailable()
-        })?;
+        let registered = games.has(&checked.game_id);
         // Another studio's game is as unknown as one that does not exist.
-        if owner.as_ref() != Some(studio) {
+        if !registered.map_err(|error| unavailable().because(error))? {
             return Err(ApiError::new(Code::UnknownGame));
         }
         let earliest = now.saturating_add_millis(-MAX_AGE_MS);

@@ -4,7 +4,7 @@
 //! | module | what for |
 //! | --- | --- |
 //! | [`routes`] | the way of a request |
-//! | [`request`], [`inflate`] | key, forms, encodings, the body |
+//! | [`request`], [`inflate`], [`memory`] | key, forms, encodings, the body |
 //! | [`envelope`], [`body`], [`json`] | from bytes to checked events |
 //! | [`gateway`], [`games`], [`settle`] | who asks, what may come in, what became of it |
 //! | [`record`], [`answer`] | what the bus and the client get |
@@ -18,6 +18,7 @@ pub mod games;
 pub mod gateway;
 pub mod inflate;
 pub mod json;
+pub mod memory;
 pub mod ports;
 pub mod record;
 pub mod request;

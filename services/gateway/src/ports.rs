@@ -1,5 +1,7 @@
 //! What the gateway needs from outside, small enough to be played by tests.
 
+use std::sync::Arc;
+
 use bm_admission::{Attempt, Begin};
 use bm_contracts::{GameId, StudioId, Timestamp};
 use bm_kafka::{AppendError, Appended};
@@ -17,15 +19,19 @@ pub trait EventLog: Send + Sync + 'static {
     ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError>;
 }
 
-/// The registered games could not be asked.
+/// The registered games could not be asked. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("games cannot be looked up: {0}")]
-pub struct GamesAway(pub String);
+pub struct GamesAway(pub Arc<str>);
 
 /// The registered games.
 pub trait Games: Send + Sync + 'static {
-    /// The studio a game belongs to; `None` when there is no such game.
-    fn studio_of(&self, game: GameId) -> BoxFuture<'static, Result<Option<StudioId>, GamesAway>>;
+    /// The games of a studio, at most `limit` of them.
+    fn of(
+        &self,
+        studio: StudioId,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<GameId>, GamesAway>>;
 }
 
 /// The memory of event ids.

@@ -1,5 +1,6 @@
 //! Takes apart what a request says before its events: key, forms, encodings, and the body itself.
 
+use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use crate::body::MAX_EVENT_BYTES;
 use crate::envelope::Form;
 use crate::inflate::{gunzip, too_large};
+use crate::memory::Held;
 
 /// What a route takes.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +42,9 @@ pub const MANY: Shape = Shape {
     ndjson: true,
 };
 
+/// The header that names a single event.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// A refused body is read on so far, so that a client that is still writing gets to see its answer.
 const DISCARD_BYTES: usize = 4 * 1024 * 1024;
 /// … and so long.
@@ -59,7 +64,7 @@ pub fn api_key(headers: &HeaderMap) -> Result<&str, ApiError> {
 /// draft has it.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, ApiError> {
     let invalid = |why: &dyn std::fmt::Display| ApiError::invalid_field("Idempotency-Key", why);
-    let Some(value) = headers.get("idempotency-key") else {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| invalid(&"must be UTF-8"))?;
@@ -71,12 +76,14 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<EventId>, ApiError>
 }
 
 /// Reads a request's body: its content type and encoding (415), its size on the wire and unpacked
-/// (413), within `patience` (408).
+/// (413), within `patience` (408), as far as there is memory (503); `held` then holds what the
+/// bytes take up.
 pub async fn read(
     headers: &HeaderMap,
     mut body: Body,
     shape: &Shape,
     patience: Duration,
+    held: &mut Held,
 ) -> Result<(Bytes, Form), ApiError> {
     let described = form(headers, shape).and_then(|form| {
         let gzip = is_gzip(headers)?;
@@ -88,7 +95,7 @@ pub async fn read(
     let (form, gzip) = match described {
         Ok(described) => described,
         Err(error) => {
-            discard(headers, body).await;
+            discard_unread(headers, body).await;
             return Err(error);
         }
     };
@@ -103,17 +110,22 @@ pub async fn read(
             Some(Ok(frame)) => {
                 // Trailers say nothing to us.
                 if let Ok(data) = frame.into_data() {
-                    if wire.len() + data.len() > shape.wire {
-                        discard(headers, body).await;
-                        return Err(too_large(shape.wire));
+                    let more = if wire.len() + data.len() > shape.wire {
+                        Err(too_large(shape.wire))
+                    } else {
+                        // As it comes, so that announcing a body takes nothing from others.
+                        held.grow(data.len())
+                    };
+                    if let Err(error) = more {
+                        held.shrink_to(0);
+                        drop(wire);
+                        discard(body).await;
+                        return Err(error);
                     }
                     wire.extend_from_slice(&data);
                 }
             }
-            Some(Err(_)) => {
-                let sentence = "Body ended before it was complete";
-                return Err(ApiError::with(Code::MalformedJson, sentence));
-            }
+            Some(Err(error)) => return Err(broken_off(&error)),
         }
     }
     let wire = wire.freeze();
@@ -121,6 +133,7 @@ pub async fn read(
         return Ok((wire, form));
     }
     let limit = shape.unpacked;
+    held.grow(limit)?;
     let unpacked = if wire.len() <= MAX_EVENT_BYTES && limit <= MAX_EVENT_BYTES {
         gunzip(&wire, limit)
     } else {
@@ -129,16 +142,35 @@ pub async fn read(
             .await
             .map_err(|_| ApiError::new(Code::Internal))?
     };
-    Ok((unpacked?.into(), form))
+    let unpacked = unpacked?;
+    held.shrink_to(unpacked.len());
+    Ok((unpacked.into(), form))
+}
+
+/// Why a body ends in the middle: its client went away, or it breaks the rules of HTTP.
+fn broken_off(error: &axum::Error) -> ApiError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if let Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) = kind {
+            return ApiError::with(Code::MalformedJson, "Body is not sent as HTTP demands");
+        }
+        cause = error.source();
+    }
+    ApiError::new(Code::ClientGone).because(error)
+}
+
+/// As [`discard`], of a body that nobody has begun to read.
+pub async fn discard_unread(headers: &HeaderMap, body: Body) {
+    // Who asks first whether to send the body has not sent it.
+    if !headers.contains_key(EXPECT) {
+        discard(body).await;
+    }
 }
 
 /// Reads what is left of a body and forgets it, within bounds: closing a connection that still
 /// receives makes clients lose the answer.
-pub async fn discard(headers: &HeaderMap, mut body: Body) {
-    // Who asks first whether to send the body has not sent it.
-    if headers.contains_key(EXPECT) {
-        return;
-    }
+async fn discard(mut body: Body) {
     let mut left = DISCARD_BYTES;
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
@@ -214,9 +246,14 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::StreamExt;
     use http::HeaderValue;
 
     use super::*;
+    use crate::memory::Memory;
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -281,23 +318,76 @@ mod tests {
     async fn a_body_that_does_not_end_is_408() {
         let never = futures::stream::pending::<Result<Bytes, std::io::Error>>();
         let (headers, body) = (HeaderMap::new(), Body::from_stream(never));
-        let read = read(&headers, body, &ONE, Duration::from_secs(15));
+        let mut held = Memory::of(1).hold();
+        let read = read(&headers, body, &ONE, Duration::from_secs(15), &mut held);
         assert_eq!(read.await.unwrap_err().code(), Code::Timeout);
     }
 
     #[tokio::test]
     async fn a_body_is_bounded_whether_it_says_its_length_or_not() {
-        let patience = Duration::from_secs(15);
+        let memory = Memory::of(1024 * 1024);
+        let reading = async |headers: &HeaderMap, body: Body| {
+            let mut held = memory.hold();
+            let read = read(headers, body, &ONE, Duration::from_secs(15), &mut held).await;
+            (read, memory.left())
+        };
         let exactly = vec![b' '; ONE.wire];
-        let (taken, _) = read(&HeaderMap::new(), Body::from(exactly), &ONE, patience)
-            .await
-            .unwrap();
-        assert_eq!(taken.len(), ONE.wire);
+        let (taken, left) = reading(&HeaderMap::new(), Body::from(exactly)).await;
+        assert_eq!(taken.unwrap().0.len(), ONE.wire);
+        assert_eq!(left, 1024 * 1024 - ONE.wire);
         let more = vec![b' '; ONE.wire + 1];
-        let error = read(&HeaderMap::new(), Body::from(more), &ONE, patience).await;
+        let (error, _) = reading(&HeaderMap::new(), Body::from(more)).await;
         assert_eq!(error.unwrap_err().code(), Code::TooLarge);
         let announced = headers("content-length", "65537");
-        let error = read(&announced, Body::empty(), &ONE, patience).await;
+        let (error, _) = reading(&announced, Body::empty()).await;
         assert_eq!(error.unwrap_err().code(), Code::TooLarge);
+        assert_eq!(memory.left(), 1024 * 1024);
+    }
+
+    /// A body that is sent in two parts, the second when it is asked for.
+    fn in_parts(size: usize, asked: &Arc<AtomicBool>) -> Body {
+        let asked = Arc::clone(asked);
+        let first = futures::stream::iter([Ok::<_, io::Error>(vec![b' '; size])]);
+        let rest = futures::stream::once(async move {
+            asked.store(true, Ordering::SeqCst);
+            Ok(vec![b' '; 10])
+        });
+        Body::from_stream(first.chain(rest))
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_refused_body_is_read_unless_it_was_never_sent() {
+        let (expects, asked) = (headers("expect", "100-continue"), Arc::default());
+        let patience = Duration::from_secs(15);
+        // It has begun, so its client was told to go on.
+        let mut held = Memory::of(1024 * 1024).hold();
+        let body = in_parts(ONE.wire + 1, &asked);
+        let error = read(&expects, body, &ONE, patience, &mut held).await;
+        assert_eq!(error.unwrap_err().code(), Code::TooLarge);
+        assert!(asked.swap(false, Ordering::SeqCst));
+        // No memory for it: the same.
+        let mut held = Memory::of(10).hold();
+        let error = read(&expects, in_parts(11, &asked), &ONE, patience, &mut held).await;
+        assert_eq!(error.unwrap_err().code(), Code::Unavailable);
+        assert!(asked.swap(false, Ordering::SeqCst));
+        discard_unread(&expects, in_parts(1, &asked)).await;
+        assert!(!asked.load(Ordering::SeqCst));
+        discard_unread(&HeaderMap::new(), in_parts(1, &asked)).await;
+        assert!(asked.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_its_clients_going_or_its_clients_fault() {
+        for (kind, code) in [
+            (io::ErrorKind::UnexpectedEof, Code::ClientGone),
+            (io::ErrorKind::ConnectionReset, Code::ClientGone),
+            (io::ErrorKind::InvalidInput, Code::MalformedJson),
+        ] {
+            let broken = futures::stream::iter([Ok("{".to_owned()), Err(io::Error::from(kind))]);
+            let (body, mut held) = (Body::from_stream(broken), Memory::of(10).hold());
+            let patience = Duration::from_secs(15);
+            let read = read(&HeaderMap::new(), body, &ONE, patience, &mut held).await;
+            assert_eq!(read.unwrap_err().code(), code, "{kind:?}");
+        }
     }
 }

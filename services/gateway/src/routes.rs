@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::answer::{self, InLog, Many};
 use crate::body::{self, Checked, MAX_EVENT_BYTES};
 use crate::envelope;
-use crate::gateway::{Gateway, Ready, Visit};
+use crate::gateway::{Gateway, Visit};
+use crate::memory::EVENT_BYTES;
 use crate::request::{self, MANY, ONE};
 
 /// Routes of single events.
@@ -30,8 +31,10 @@ const CORS: Cors = Cors {
     exposed_headers: "x-correlation-id, retry-after, ratelimit, ratelimit-policy",
 };
 
-/// After so many events of a batch other requests get their turn.
+/// After so many events of a batch other requests get their turn,
 const EVENTS_AT_A_TIME: usize = 32;
+/// or after so many bytes.
+const BYTES_AT_A_TIME: usize = 64 * 1024;
 
 /// Everything a client of the gateway can ask, with our layers around it.
 pub fn router(gateway: Arc<Gateway>) -> Router {
@@ -82,7 +85,9 @@ async fn take_one(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(EventId, InLog), ApiError> {
-    let (bytes, _) = request::read(headers, body, &ONE, gateway.body_timeout).await?;
+    let mut held = gateway.memory.hold();
+    let (bytes, _) = request::read(headers, body, &ONE, gateway.body_timeout, &mut held).await?;
+    held.grow(EVENT_BYTES)?;
     let header_id = request::idempotency_key(headers)?;
     let parsed = body::parse(&bytes)?;
     let named = parsed.event_id().or_else(|| header_id.clone());
@@ -92,10 +97,14 @@ async fn take_one(
     };
     gateway.admit(visit, 1).await.map_err(about_it)?;
     let checked = parsed.check(header_id).map_err(about_it)?;
-    let ready = gateway.prepare(visit, checked).await?;
-    let id = ready.event_id().clone();
-    let settled = gateway.settle(visit, vec![ready]).await.pop();
-    let in_log = settled.unwrap_or_else(|| Err(ApiError::new(Code::Internal)))?;
+    let games = gateway.games(visit, &[&checked.game_id]).await;
+    let ready = gateway.prepare(visit, &games, checked)?;
+    drop(bytes);
+    let id = ready.id.clone();
+    let settled = gateway.settle(vec![ready], held).await.pop();
+    let fate = settled.unwrap_or_else(|| Err(ApiError::new(Code::Internal)));
+    // Whatever went wrong, a retry under this id is the same event.
+    let in_log = fate.map_err(|error| error.about(id.as_str()))?;
     Ok((id, in_log))
 }
 
@@ -123,8 +132,18 @@ async fn take_many(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Many, ApiError> {
-    let (bytes, form) = request::read(headers, body, &MANY, gateway.body_timeout).await?;
-    let events = envelope::split(&bytes, form)?;
+    let mut held = gateway.memory.hold();
+    let patience = gateway.body_timeout;
+    let (bytes, form) = request::read(headers, body, &MANY, patience, &mut held).await?;
+    if headers.contains_key(request::IDEMPOTENCY_KEY) {
+        let why = "is for single events; give each event of a batch its eventId";
+        return Err(ApiError::with(
+            Code::InvalidField,
+            format!("Idempotency-Key {why}"),
+        ));
+    }
+    let events = envelope::split(bytes, form).await?;
+    held.grow(events.len() * EVENT_BYTES)?;
     gateway.stats.batch(events.len());
     let (admitted, refusal) = match gateway.admit(visit, events.len()).await {
         Ok(admitted) => admitted,
@@ -133,34 +152,49 @@ async fn take_many(
             return Err(refusal);
         }
     };
+    let mut pace = Pace::default();
+    let mut read = Vec::with_capacity(events.len());
+    for bytes in &events {
+        pace.step(bytes.len()).await;
+        read.push(read_one(bytes));
+    }
+    // One question for all of them, and none for those that do not come in.
+    let named = read[..admitted].iter().flatten();
+    let named: Vec<_> = named.map(|checked| &checked.game_id).collect();
+    let games = gateway.games(visit, &named).await;
     // Of each event its id, and why it is not to be appended, if it is not.
     let mut judged: Vec<(Option<EventId>, Option<ApiError>)> = Vec::with_capacity(events.len());
     let mut ready = Vec::with_capacity(admitted);
-    for (index, bytes) in events.iter().enumerate() {
-        if index % EVENTS_AT_A_TIME == EVENTS_AT_A_TIME - 1 {
-            tokio::task::yield_now().await;
-        }
+    for (index, read) in read.into_iter().enumerate() {
+        pace.step(events[index].len()).await;
+        let checked = match read {
+            Ok(checked) => checked,
+            // Sending it again would not help it, admitted or not.
+            Err((id, error)) => {
+                judged.push((id, Some(error)));
+                continue;
+            }
+        };
         if index >= admitted {
-            judged.push(match read_one(bytes) {
-                // Sending it again would not help it.
-                Err((id, error)) => (id, Some(error)),
-                Ok(checked) => {
-                    let id = gateway.event_id_of(&checked)?;
-                    (Some(id), Some(refusal.clone()))
-                }
-            });
+            let id = gateway.event_id_of(&checked)?;
+            judged.push((Some(id), Some(refusal.clone())));
             continue;
         }
-        match judge(gateway, visit, bytes).await {
+        match gateway.prepare(visit, &games, checked) {
             Ok(event) => {
-                judged.push((Some(event.event_id().clone()), None));
+                judged.push((Some(event.id.clone()), None));
                 ready.push(event);
             }
-            Err((id, error)) => judged.push((id, Some(error))),
+            Err(error) => {
+                let id = error.event_id().and_then(|id| EventId::new(id).ok());
+                judged.push((id, Some(error)));
+            }
         }
     }
-    let mut settled = gateway.settle(visit, ready).await.into_iter();
+    drop(events);
+    let mut settled = gateway.settle(ready, held).await.into_iter();
     let mut answer = Many::default();
+    let mut cause = None;
     for (id, refused) in judged {
         let outcome = refused.map_or_else(
             || {
@@ -171,24 +205,22 @@ async fn take_many(
         );
         match &outcome {
             Ok(in_log) => gateway.stats.in_log(*in_log),
-            Err(error) => gateway.stats.refused(error.code(), 1),
+            Err(error) => {
+                gateway.stats.refused(error.code(), 1);
+                cause = cause.or_else(|| error.cause().map(str::to_owned));
+            }
         }
         answer.push(id.as_ref(), &outcome);
     }
+    if let Some(cause) = cause {
+        tracing::warn!(
+            correlation.id = visit.origin.correlation.as_str(),
+            studio.id = visit.origin.studio.as_str(),
+            error.cause = cause,
+            "events of a batch cannot be taken now"
+        );
+    }
     Ok(answer)
-}
-
-/// One event of a batch; a refused one with its id, once it has one.
-async fn judge(
-    gateway: &Gateway,
-    visit: &Visit,
-    bytes: &[u8],
-) -> Result<Ready, (Option<EventId>, ApiError)> {
-    let checked = read_one(bytes)?;
-    gateway.prepare(visit, checked).await.map_err(|error| {
-        let id = error.event_id().and_then(|id| EventId::new(id).ok());
-        (id, error)
-    })
 }
 
 /// Reads one event of a batch; a refused one comes with its id, if it names one.
@@ -202,8 +234,26 @@ fn read_one(bytes: &[u8]) -> Result<Checked<'_>, (Option<EventId>, ApiError)> {
     parsed.check(None).map_err(|error| (named, error))
 }
 
+/// Lets other requests have their turn now and then.
+#[derive(Default)]
+struct Pace {
+    events: usize,
+    bytes: usize,
+}
+
+impl Pace {
+    async fn step(&mut self, bytes: usize) {
+        self.events += 1;
+        self.bytes += bytes;
+        if self.events >= EVENTS_AT_A_TIME || self.bytes >= BYTES_AT_A_TIME {
+            *self = Self::default();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 async fn turned_away(headers: &HeaderMap, body: Body, error: ApiError) -> Response {
-    request::discard(headers, body).await;
+    request::discard_unread(headers, body).await;
     error.into_response()
 }
 

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use bm_admission::{Idempotency, Limiter, LimiterConfig, Players, RedisHandle, SteadyClock};
-use bm_bootstrap::serve::{self, BindError};
+use bm_bootstrap::serve::{self, BindError, ServeConfig};
 use bm_bootstrap::{Context, ops};
 use bm_kafka::{EventProducer, KafkaError};
 use bm_storage::{Storage, StoreError};
 use bm_studio_auth::StudioDirectory;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::games::GameCache;
 use crate::gateway::Gateway;
+use crate::memory::Memory;
 use crate::routes;
 use crate::settings::{Settings, SettingsError};
 use crate::stats::EventStats;
@@ -114,9 +116,18 @@ pub async fn run(ctx: Context) -> Result<(), GatewayError> {
         stats: EventStats::new(),
         work: work.clone(),
         body_timeout: settings.body_timeout,
+        memory: Memory::of(settings.body_memory),
     });
     let operators = ops::router(ctx.service, ctx.health.clone(), ctx.metrics.clone());
-    let router = routes::router(gateway).merge(operators);
+    let mut router = routes::router(gateway);
+    // Until the end: draining is worth watching too.
+    let _operators = match &settings.ops_address {
+        None => {
+            router = router.merge(operators);
+            None
+        }
+        Some(address) => Some(serve_operators(address, operators, settings.serve).await?),
+    };
 
     let ended = serve_until_told(&ctx, &settings, router).await;
     let told = ended.as_ref().copied().unwrap_or_else(|_| Instant::now());
@@ -143,11 +154,24 @@ pub async fn run(ctx: Context) -> Result<(), GatewayError> {
     ended.map(|_told| ())
 }
 
+/// Serves operators at an address of their own until what is returned is dropped.
+async fn serve_operators(
+    address: &str,
+    router: Router,
+    config: ServeConfig,
+) -> Result<DropGuard, BindError> {
+    let listener = serve::bind(address).await?;
+    tracing::info!(server.address = address, "operators are served");
+    let stop = CancellationToken::new();
+    tokio::spawn(serve::serve(listener, router, config, stop.clone()));
+    Ok(stop.drop_guard())
+}
+
 /// Serves; gives the moment it was told to stop, after all requests have ended or were cut off.
 async fn serve_until_told(
     ctx: &Context,
     settings: &Settings,
-    router: axum::Router,
+    router: Router,
 ) -> Result<Instant, GatewayError> {
     let listener = serve::bind(&settings.address).await?;
     let address = listener.local_addr().map_err(|source| BindError {

@@ -22,6 +22,10 @@ pub struct Settings {
     pub address: String,
     /// `BM_HTTP_BODY_TIMEOUT_MS` (15000): how long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// `BM_HTTP_BODY_MEMORY_KBYTES` (262144): what bodies and events under way may take up, in bytes.
+    pub body_memory: usize,
+    /// `BM_OPS_ADDR`: where `/healthz`, `/readyz` and `/metrics` are, if not beside the other routes.
+    pub ops_address: Option<String>,
     /// Patience with connections.
     pub serve: ServeConfig,
     /// The bus.
@@ -61,7 +65,18 @@ impl Settings {
     pub fn from_vars(vars: &Vars) -> Result<Self, SettingsError> {
         const BODY_TIMEOUT: &str = "BM_HTTP_BODY_TIMEOUT_MS";
         const FORM: &str = "a number of milliseconds from 1 to 600000";
+        const BODY_MEMORY: &str = "BM_HTTP_BODY_MEMORY_KBYTES";
+        // The largest batch takes 1 MiB packed, 5 MiB unpacked, and something for each event.
+        const MEMORY_FORM: &str = "a number of kilobytes from 8192 to 1000000000";
         let get = |name: &str| vars.get(name);
+        let body_memory = vars.parsed(BODY_MEMORY, MEMORY_FORM, 262_144_usize)?;
+        if !(8_192..=1_000_000_000).contains(&body_memory) {
+            return Err(VarsError::Invalid {
+                name: BODY_MEMORY.to_owned(),
+                expected: MEMORY_FORM,
+            }
+            .into());
+        }
         let body_timeout = vars.parsed(BODY_TIMEOUT, FORM, 15_000_u64)?;
         if !(1..=600_000).contains(&body_timeout) {
             return Err(VarsError::Invalid {
@@ -73,6 +88,8 @@ impl Settings {
         Ok(Self {
             address: get("BM_LISTEN_ADDR").unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()),
             body_timeout: Duration::from_millis(body_timeout),
+            body_memory: body_memory * 1_024,
+            ops_address: get("BM_OPS_ADDR"),
             serve: ServeConfig {
                 timeout_body: || bm_web::error::standalone_body(bm_web::Code::Timeout),
                 ..ServeConfig::from_vars(vars)?
@@ -102,6 +119,8 @@ mod tests {
         let settings = Settings::from_vars(&Vars::from_map(ENOUGH)).unwrap();
         assert_eq!(settings.address, DEFAULT_ADDRESS);
         assert_eq!(settings.body_timeout, Duration::from_secs(15));
+        assert_eq!(settings.body_memory, 256 * 1024 * 1024);
+        assert_eq!(settings.ops_address, None);
         assert!((settings.serve.timeout_body)().contains("correlationId"));
     }
 
@@ -112,13 +131,16 @@ mod tests {
             let error = Settings::from_vars(&vars).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        for bad in ["0", "soon", "600001"] {
-            let vars = Vars::from_map(ENOUGH).with([("BM_HTTP_BODY_TIMEOUT_MS", bad)]);
+        for (name, bad) in [
+            ("BM_HTTP_BODY_TIMEOUT_MS", "0"),
+            ("BM_HTTP_BODY_TIMEOUT_MS", "soon"),
+            ("BM_HTTP_BODY_TIMEOUT_MS", "600001"),
+            ("BM_HTTP_BODY_MEMORY_KBYTES", "8191"),
+            ("BM_HTTP_BODY_MEMORY_KBYTES", "1000000001"),
+        ] {
+            let vars = Vars::from_map(ENOUGH).with([(name, bad)]);
             let error = Settings::from_vars(&vars).unwrap_err().to_string();
-            assert!(
-                error.starts_with("BM_HTTP_BODY_TIMEOUT_MS must be"),
-                "{error}"
-            );
+            assert!(error.starts_with(&format!("{name} must be")), "{error}");
         }
     }
 }

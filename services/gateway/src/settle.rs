@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bm_admission::{Attempt, Begin};
-use bm_contracts::hash::{body_hash, event_key};
 use bm_kafka::{AppendError, Appended};
-use bm_web::{ApiError, Code, CorrelationId};
+use bm_web::{ApiError, Code};
 use futures::future::{OptionFuture, join_all};
 use tokio::time::Instant;
 
 use crate::answer::InLog;
-use crate::gateway::{Gateway, Ready, Visit, unavailable};
+use crate::gateway::{Gateway, Ready, unavailable};
+use crate::memory::Held;
+use crate::record::BusRecord;
 
 /// When to try again while an event of the same id is under way.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
@@ -32,32 +33,36 @@ enum Plan {
 
 impl Gateway {
     /// Puts events into the log, those that are not there already, and says of each what became of
-    /// it, in their order. Goes on to its end even when nobody waits for it any more.
-    pub async fn settle(self: &Arc<Self>, visit: &Visit, events: Vec<Ready>) -> Vec<Fate> {
+    /// it, in their order. Goes on to its end even when nobody waits for it any more, and until then
+    /// holds the memory they take up.
+    pub async fn settle(self: &Arc<Self>, events: Vec<Ready>, held: Held) -> Vec<Fate> {
         let count = events.len();
         let gateway = Arc::clone(self);
-        let correlation = visit.correlation.clone();
-        let settling = async move { gateway.append_all(&correlation, events).await };
+        let settling = async move {
+            let fates = gateway.append_all(events).await;
+            drop(held);
+            fates
+        };
         // An error is a panic in there, which the panic hook has logged.
         let fates = self.work.spawn(settling).await;
         fates.unwrap_or_else(|_| vec![Err(ApiError::new(Code::Internal)); count])
     }
 
-    async fn append_all(&self, correlation: &CorrelationId, events: Vec<Ready>) -> Vec<Fate> {
+    async fn append_all(&self, events: Vec<Ready>) -> Vec<Fate> {
         let plans = self.plan(&events).await;
-        // All are handed over first, in their order, and then waited for together.
+        // All are handed over first, in their order, and then waited for together. The log has a
+        // copy of its own from then on.
         let handed_over: Vec<_> = events
-            .iter()
+            .into_iter()
             .zip(&plans)
             .map(|(event, plan)| {
                 let append = matches!(plan, Plan::Append(_));
-                OptionFuture::from(append.then(|| self.append(event)))
+                OptionFuture::from(append.then(|| self.append(&event.record)))
             })
             .collect();
         let outcomes = join_all(handed_over).await;
-        let mut fates: Vec<Fate> = Vec::with_capacity(events.len());
-        let mut failure = None;
-        for ((event, plan), outcome) in events.iter().zip(plans).zip(outcomes) {
+        let mut fates: Vec<Fate> = Vec::with_capacity(plans.len());
+        for (plan, outcome) in plans.into_iter().zip(outcomes) {
             let fate = match (plan, outcome) {
                 (Plan::Append(attempt), Some(Ok(appended))) => {
                     let at = appended.timestamp;
@@ -72,37 +77,26 @@ impl Gateway {
                     if let Some(attempt) = attempt {
                         self.ids.clear(attempt);
                     }
-                    let refused = refusal(&error);
-                    failure = Some(error);
-                    Err(refused)
+                    Err(refusal(&error))
                 }
                 (Plan::Known(fate), _) => fate,
                 (Plan::AsEarlier(first), _) => as_earlier(fates.get(first)),
                 (Plan::Append(_), None) => Err(ApiError::new(Code::Internal)),
             };
-            let id = event.event_id();
-            fates.push(fate.map_err(|error| error.about(id.as_str())));
-        }
-        if let Some(error) = failure {
-            tracing::warn!(correlation.id = correlation.as_str(), %error, "cannot append events");
+            fates.push(fate);
         }
         fates
     }
 
     /// Asks the memory about the events that clients have named; others cannot have come before.
     async fn plan(&self, events: &[Ready]) -> Vec<Plan> {
-        let named: Vec<usize> = (0..events.len()).filter(|&at| events[at].named).collect();
+        let named = events.iter().enumerate();
+        let named = named.filter_map(|(at, event)| Some((at, event.named?)));
+        let (named, keys): (Vec<usize>, Vec<_>) = named.unzip();
         let mut plans: Vec<Plan> = events.iter().map(|_| Plan::Append(None)).collect();
         if named.is_empty() {
             return plans;
         }
-        let keys = named.iter().map(|&at| {
-            let event = &events[at].event;
-            let (studio, game, user) = (&event.studio_id, &event.game_id, &event.user_id);
-            let key = event_key(studio, game, user, &event.event_id);
-            (key, body_hash(event))
-        });
-        let keys: Vec<_> = keys.collect();
         let answers = self.ids.begin_many(&keys).await;
         for (&at, answer) in named.iter().zip(answers) {
             plans[at] = match answer {
@@ -126,15 +120,18 @@ impl Gateway {
     }
 
     /// Hands one event over at once; the future tells what came of it.
-    fn append(&self, event: &Ready) -> impl Future<Output = Result<Appended, AppendError>> {
+    fn append(
+        &self,
+        record: &BusRecord,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + use<'_> {
         let since = Instant::now();
-        let appending = self.log.append(&event.record);
+        let appending = self.log.append(record);
         async move {
-            let outcome = match appending {
-                Ok(outcome) => outcome.await,
-                Err(error) => Err(error),
-            };
-            self.stats.appended(since.elapsed());
+            let outcome = appending?.await;
+            // What was refused at once says nothing about how long the log takes.
+            if matches!(outcome, Ok(_) | Err(AppendError::TimedOut)) {
+                self.stats.appended(since.elapsed());
+            }
             outcome
         }
     }
@@ -155,7 +152,7 @@ fn refusal(error: &AppendError) -> ApiError {
     match error {
         AppendError::TooLarge => ApiError::with(Code::TooLarge, "Event too large"),
         AppendError::QueueFull | AppendError::TimedOut | AppendError::Unavailable(_) => {
-            unavailable()
+            unavailable().because(error)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Fakes for unit tests: a log, games and event ids in memory, and a gateway made of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use bm_admission::{Attempt, Begin, Idempotency, Limiter, LimiterConfig, Players,
 use bm_bootstrap::Clock;
 use bm_contracts::{GameId, StudioId, Timestamp};
 use bm_kafka::{AppendError, Appended};
-use bm_studio_auth::{StudioDirectory, StudioDocument};
+use bm_studio_auth::{StudioAuthConfig, StudioDirectory, StudioDocument, StudioSource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::games::GameCache;
 use crate::gateway::Gateway;
+use crate::memory::Memory;
 use crate::ports::{EventIds, EventLog, Games, GamesAway};
 use crate::record::BusRecord;
 use crate::routes;
@@ -30,12 +31,16 @@ use crate::stats::EventStats;
 /// 2026-01-02T03:04:05.000Z
 pub(crate) const NOW: Timestamp = Timestamp::clamped(1_767_323_045_000);
 
+/// What requests of a [`Harness`] may take up.
+pub(crate) const MEMORY: usize = 16 * 1024 * 1024;
+
 /// Games in memory.
 #[derive(Default)]
 pub(crate) struct FakeGames {
     games: Mutex<HashMap<String, String>>,
     away: Mutex<bool>,
-    asked: AtomicUsize,
+    silent: watch::Sender<bool>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl FakeGames {
@@ -52,6 +57,15 @@ impl FakeGames {
         games.insert(game.to_owned(), studio.to_owned());
     }
 
+    pub(crate) fn remove(&self, game: &str) {
+        self.games.lock().unwrap().remove(game);
+    }
+
+    /// Whether questions are left without answer until this is over.
+    pub(crate) fn be_silent(&self, silent: bool) {
+        self.silent.send_replace(silent);
+    }
+
     pub(crate) fn go_away(&self, away: bool) {
         *self.away.lock().unwrap() = away;
     }
@@ -62,16 +76,29 @@ impl FakeGames {
 }
 
 impl Games for FakeGames {
-    fn studio_of(&self, game: GameId) -> BoxFuture<'static, Result<Option<StudioId>, GamesAway>> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+    fn of(
+        &self,
+        studio: StudioId,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<GameId>, GamesAway>> {
         let away = *self.away.lock().unwrap();
-        let found = self.games.lock().unwrap().get(game.as_str()).cloned();
+        let games = self.games.lock().unwrap();
+        let found = games.iter().filter(|(_, owner)| *owner == studio.as_str());
+        let mut found: Vec<GameId> = found
+            .map(|(game, _)| GameId::new(game.as_str()).unwrap())
+            .collect();
+        found.sort();
+        found.truncate(limit);
+        let mut silent = self.silent.subscribe();
+        let asked = Arc::clone(&self.asked);
         async move {
+            asked.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
+            silent.wait_for(|silent| !*silent).await.unwrap();
             if away {
-                return Err(GamesAway("not there".to_owned()));
+                return Err(GamesAway("not there".into()));
             }
-            Ok(found.map(|studio| StudioId::new(studio).unwrap()))
+            Ok(found)
         }
         .boxed()
     }
@@ -83,11 +110,17 @@ pub(crate) struct FakeLog {
     records: Mutex<Vec<BusRecord>>,
     failing: Mutex<Option<AppendError>>,
     held_back: Mutex<Option<Arc<Notify>>>,
+    panics: AtomicBool,
 }
 
 impl FakeLog {
     pub(crate) fn fail_with(&self, error: Option<AppendError>) {
         *self.failing.lock().unwrap() = error;
+    }
+
+    /// From now on records are taken, and then something of ours breaks.
+    pub(crate) fn panic_after_taking(&self) {
+        self.panics.store(true, Ordering::SeqCst);
     }
 
     /// From now on records are taken and not acknowledged until the returned notice is given.
@@ -122,7 +155,9 @@ impl EventLog for FakeLog {
             timestamp: NOW.saturating_add_millis(records.len() as i64),
         };
         let held_back = self.held_back.lock().unwrap().clone();
+        let panics = self.panics.load(Ordering::SeqCst);
         Ok(async move {
+            assert!(!panics, "as the test wants it");
             if let Some(go_on) = held_back {
                 go_on.notified().await;
             }
@@ -211,6 +246,7 @@ pub(crate) struct Harness {
     pub(crate) games: Arc<FakeGames>,
     pub(crate) ids: Arc<FakeIds>,
     pub(crate) work: TaskTracker,
+    pub(crate) memory: Memory,
     router: Router,
 }
 
@@ -247,6 +283,17 @@ impl Harness {
                         "eventsBurst": 3, "playerEventsPerMinute": 1}}),
             ),
         ];
+        Self::with(StudioDirectory::fixed(studios, Arc::new(|| NOW)))
+    }
+
+    /// The same, but nobody knows any studio yet.
+    pub(crate) async fn without_studios() -> Self {
+        let source = StudioSource::File("/nowhere/studios.json".into());
+        let config = StudioAuthConfig { source };
+        Self::with(StudioDirectory::start(&config, None, Arc::new(|| NOW)).await)
+    }
+
+    fn with(directory: StudioDirectory) -> Self {
         let log = Arc::new(FakeLog::default());
         let games = Arc::new(FakeGames::of(&[
             ("g", "acme"),
@@ -264,8 +311,9 @@ impl Harness {
             redis_clock: None,
             background: false,
         };
+        let memory = Memory::of(MEMORY);
         let gateway = Gateway {
-            directory: StudioDirectory::fixed(studios, Arc::new(|| NOW)),
+            directory,
             limiter: Limiter::new(None, config, SteadyClock::default()),
             players: Players::new(600),
             games: GameCache::new(games.clone()),
@@ -275,12 +323,14 @@ impl Harness {
             stats: EventStats::new(),
             work: work.clone(),
             body_timeout: Duration::from_secs(15),
+            memory: memory.clone(),
         };
         Self {
             log,
             games,
             ids,
             work,
+            memory,
             router: routes::router(Arc::new(gateway)),
         }
     }

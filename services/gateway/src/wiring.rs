@@ -26,19 +26,21 @@ impl EventLog for EventProducer {
         &self,
         record: &BusRecord,
     ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        let headers = record.headers.each_ref();
-        let headers = headers.map(|(name, value)| (*name, value.as_str()));
-        let (key, value) = (&record.key, &record.value);
+        let (key, headers, value) = (&record.key, record.headers(), &record.value);
         Self::append(self, Topic::GameEvents, None, key, &headers, value).map(FutureExt::boxed)
     }
 }
 
 impl Games for Storage {
-    fn studio_of(&self, game: GameId) -> BoxFuture<'static, Result<Option<StudioId>, GamesAway>> {
+    fn of(
+        &self,
+        studio: StudioId,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<GameId>, GamesAway>> {
         let storage = self.clone();
         async move {
-            let found = Self::studio_of(&storage, &game).await;
-            found.map_err(|error| GamesAway(error.to_string()))
+            let found = storage.games_of(&studio, limit).await;
+            found.map_err(|error| GamesAway(error.to_string().into()))
         }
         .boxed()
     }
@@ -161,13 +163,11 @@ pub fn register_health(
     let redis = redis.clone();
     ctx.health
         .register("redis", Need::Reported, CHECK, move || {
-            let answers = redis.redis_ok();
+            let trouble = redis.trouble();
             async move {
-                if answers {
-                    Outcome::ok()
-                } else {
-                    Outcome::failed("does not answer; limits hold per gateway until it does")
-                }
+                trouble.map_or_else(Outcome::ok, |why| {
+                    Outcome::failed(format!("{why}; limits hold per gateway until it is back"))
+                })
             }
         });
     let name = if studios.health().source == "firestore" {
@@ -180,7 +180,8 @@ pub fn register_health(
         let health = studios.health();
         async move {
             let detail = format!("{} studios; {}", health.studios, health.detail);
-            if health.ready {
+            // What was last known may do for a day; that nothing follows the source must show at once.
+            if health.ready && health.connected {
                 Outcome::ok_with(detail)
             } else {
                 Outcome::failed(detail)

@@ -31,6 +31,58 @@ pub fn parse_file(json: &[u8]) -> Result<DefinitionFile, Vec<Fault>> {
     }
 }
 
+/// The games a file names, each with its place; see [`named_games`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedGames {
+    /// Place in `games`, and whose the game shall be.
+    pub games: Vec<(usize, GameId, StudioId)>,
+    /// Place in `quests`.
+    pub quests: Vec<(usize, GameId)>,
+}
+
+impl NamedGames {
+    /// Those of a file without fault.
+    pub fn of(file: &DefinitionFile) -> Self {
+        let games = file.games.iter().enumerate();
+        let quests = file.quests.iter().enumerate();
+        Self {
+            games: games
+                .map(|(index, game)| (index, game.game_id.clone(), game.studio_id.clone()))
+                .collect(),
+            quests: quests
+                .map(|(index, quest)| (index, quest.game_id.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// The games that a file names, as far as it can be read: for whoever wants to tell, together with
+/// the faults of [`parse_file`], which of them are unknown.
+pub fn named_games(json: &[u8]) -> NamedGames {
+    let file: Value = serde_json::from_slice(json).unwrap_or_default();
+    let listed = |name: &str| {
+        file.get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
+    let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
+    let game_id = |value: &Value| GameId::new(text(value, "gameId")?).ok();
+    let games = listed("games").enumerate();
+    let quests = listed("quests").enumerate();
+    NamedGames {
+        games: games
+            .filter_map(|(index, game)| {
+                let studio = StudioId::new(text(game, "studioId")?).ok()?;
+                Some((index, game_id(game)?, studio))
+            })
+            .collect(),
+        quests: quests
+            .filter_map(|(index, quest)| Some((index, game_id(quest)?)))
+            .collect(),
+    }
+}
+
 fn read_file(
     value: &Value,
     compiler: &cel::Compiler,

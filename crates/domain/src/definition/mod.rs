@@ -14,11 +14,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub use fault::{Fault, Position};
-pub use file::parse_file;
+pub use file::{NamedGames, named_games, parse_file};
 pub use scalar::{FilterNumber, Scalar};
 
 use crate::amount::Amount;
 use crate::path::MetadataPath;
+use crate::quest::QuestStatus;
 
 /// A file of definitions without fault.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +62,8 @@ pub struct QuestDefinition {
     pub start_date: Option<Timestamp>,
     /// Events ingested at or after it do not count.
     pub end_date: Option<Timestamp>,
+    /// Whether events count at all.
+    pub status: QuestStatus,
 }
 
 /// Which events count for a quest, and how far.
@@ -165,6 +168,10 @@ impl QuestDefinition {
         }
         if let Some(at) = self.end_date {
             put("endDate", at.to_string().into());
+        }
+        // Active is what a definition is that says nothing.
+        if self.status != QuestStatus::Active {
+            put("status", self.status.as_str().into());
         }
         Value::Object(map)
     }

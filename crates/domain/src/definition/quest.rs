@@ -12,6 +12,7 @@ use super::{Conditions, ProgressType, QuestDefinition, Scalar};
 use crate::amount::Amount;
 use crate::json::jsonb_len;
 use crate::path::MetadataPath;
+use crate::quest::QuestStatus;
 
 /// Longest `name`, in characters.
 pub(super) const MAX_NAME_CHARS: usize = 200;
@@ -32,7 +33,7 @@ const MAX_UNIQUE_TARGET: u64 = 1_000;
 /// Largest target.
 const MAX_TARGET: u64 = 1_000_000_000_000_000;
 
-const QUEST_FIELDS: [&str; 9] = [
+const QUEST_FIELDS: [&str; 10] = [
     "gameId",
     "questId",
     "name",
@@ -42,8 +43,9 @@ const QUEST_FIELDS: [&str; 9] = [
     "startDate",
     "endDate",
     "claim",
+    "status",
 ];
-const QUEST_NOT_YET: [&str; 10] = [
+const QUEST_NOT_YET: [&str; 9] = [
     "objectives",
     "mode",
     "prerequisites",
@@ -52,7 +54,6 @@ const QUEST_NOT_YET: [&str; 10] = [
     "timeBasis",
     "grace",
     "trust",
-    "status",
     "version",
 ];
 const CONDITION_FIELDS: [&str; 8] = [
@@ -105,6 +106,7 @@ pub(super) fn read_quest(
     {
         faults.add(member(path, "endDate"), "must be later than startDate");
     }
+    let status = read_status(map.get("status"), &member(path, "status"), faults);
     let quest = QuestDefinition {
         game_id: game_id?,
         quest_id: quest_id?,
@@ -114,12 +116,24 @@ pub(super) fn read_quest(
         rewards: rewards?,
         start_date,
         end_date,
+        status: status?,
     };
     let size = jsonb_len(&quest.to_json());
     if size > MAX_BYTES {
         faults.add(path, format!("is {size} bytes, more than {MAX_BYTES}"));
     }
     Some(quest)
+}
+
+fn read_status(value: Option<&Value>, path: &str, faults: &mut Faults) -> Option<QuestStatus> {
+    let status = match value {
+        None => return Some(QuestStatus::Active),
+        Some(value) => value.as_str().and_then(QuestStatus::parse),
+    };
+    if status.is_none() {
+        faults.add(path, "must be active or archived");
+    }
+    status
 }
 
 fn read_conditions(value: &Value, path: &str, faults: &mut Faults) -> Option<Conditions> {

@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 use super::{Conditions, ProgressType, QuestDefinition, Scalar};
 use crate::amount::Amount;
 use crate::path::MetadataPath;
+use crate::quest::QuestStatus;
 
-/// What this version understands. `status` stands beside the definition and is not asked here.
+/// What this version understands.
 const QUEST_FIELDS: [&str; 9] = [
     "gameId",
     "questId",
@@ -50,6 +51,12 @@ pub(super) fn read_quest(value: &Value) -> Result<QuestDefinition, String> {
         rewards: read_rewards(map.get("rewards"))?,
         start_date: date(map, "startDate")?,
         end_date: date(map, "endDate")?,
+        status: match optional_text(map, "status")? {
+            None => QuestStatus::Active,
+            Some(name) => {
+                QuestStatus::parse(&name).ok_or_else(|| format!("status {name} is unknown"))?
+            }
+        },
     })
 }
 

@@ -210,11 +210,62 @@ fn what_is_not_supported_yet_is_refused_and_not_ignored() {
         (json!({"communityGate": {}}), "communityGate"),
         (json!({"timeBasis": "occurred"}), "timeBasis"),
         (json!({"trust": "player"}), "trust"),
+        (json!({"version": 2}), "version"),
     ] {
         let faults = faults_of(quest(json!({})), &change);
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].starts_with(&format!("$.quests[0].{path}: is not supported yet")));
     }
+}
+
+#[test]
+fn a_quest_is_active_unless_it_says_archived() {
+    let read = |status: Option<Value>| {
+        let mut quest = quest(json!({}));
+        if let Some(status) = status {
+            quest["status"] = status;
+        }
+        parse_file(json!({"quests": [quest]}).to_string().as_bytes())
+            .map(|mut f| f.quests.remove(0))
+    };
+    let silent = read(None).unwrap();
+    let active = read(Some(json!("active"))).unwrap();
+    let archived = read(Some(json!("archived"))).unwrap();
+    assert_eq!(silent.status, QuestStatus::Active);
+    assert_eq!(archived.status, QuestStatus::Archived);
+    // Saying what is so anyway makes no new version; archiving does.
+    assert_eq!(silent.to_stored(), active.to_stored());
+    assert_ne!(silent.to_stored(), archived.to_stored());
+    let stored = QuestDefinition::from_stored(&archived.to_stored()).unwrap();
+    assert_eq!(stored.status, QuestStatus::Archived);
+    for bad in [json!("paused"), json!(""), json!(null), json!(true)] {
+        let faults = faults_of(quest(json!({})), &json!({"status": bad}));
+        assert_eq!(faults, ["$.quests[0].status: must be active or archived"]);
+    }
+}
+
+#[test]
+fn the_games_of_a_file_with_faults_can_be_named() {
+    let file = json!({
+        "games": [{"gameId": "a:b", "studioId": "s"}, 7, {"gameId": "g", "studioId": "s"}, {"gameId": "h"}],
+        "quests": [{"colour": "red"}, {"gameId": "g", "target": -1}],
+    });
+    let named = named_games(file.to_string().as_bytes());
+    let game = GameId::new("g").unwrap();
+    assert_eq!(
+        named.games,
+        [(2, game.clone(), StudioId::new("s").unwrap())]
+    );
+    assert_eq!(named.quests, [(1, game)]);
+    for other in ["[]", "{", r#"{"games": {}, "quests": 1}"#] {
+        assert_eq!(named_games(other.as_bytes()), NamedGames::default());
+    }
+    let whole = json!({
+        "games": [{"gameId": "g", "studioId": "s", "name": "G"}], "quests": [quest(json!({}))],
+    })
+    .to_string();
+    let parsed = parse_file(whole.as_bytes()).unwrap();
+    assert_eq!(named_games(whole.as_bytes()), NamedGames::of(&parsed));
 }
 
 #[test]

@@ -79,6 +79,12 @@ impl Items {
         true
     }
 
+    /// About how many bytes of memory they take, shared parts counted as their own.
+    pub fn heap_bytes(&self) -> usize {
+        let texts: usize = self.iter().map(str::len).sum();
+        texts + self.len() * 2 * size_of::<String>()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.settled.len() + self.recent.len()

@@ -45,7 +45,7 @@ pub enum NoRow {}
 impl Domain for QuestDomain {
     const PROCESSOR: &'static str = "quest-processor";
     const INPUT: Topic = Topic::QuestEvents;
-    const CACHED_STATES_PER_LANE: usize = 20_000;
+    const CACHE_BYTES_PER_LANE: usize = 8 << 20;
 
     type Input = QuestInput;
     type Key = QuestKey;
@@ -85,6 +85,13 @@ impl Domain for QuestDomain {
                     user: user.clone(),
                 }),
         );
+    }
+
+    fn heap_bytes(&self, key: &QuestKey, state: Option<&QuestState>) -> usize {
+        key.user.as_str().len()
+            + state.map_or(0, |state| {
+                state.studio_id.as_str().len() + state.items.heap_bytes()
+            })
     }
 
     fn apply(

@@ -1,26 +1,29 @@
-//! Two lanes in a row under random batch splits, lost commits, rewinds and repeated publication,
+//! Two processors in a row, of three lanes and two quarrelling owners each, under random batch
+//! splits, lost commits and replies, kills in mid-publication and takes behind each other's back:
 //! against what a naive reading of the same records gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bm_contracts::messages::DeadLetter;
+use bm_contracts::partition::partition_for;
 use bm_contracts::{Timestamp, Topic};
 use bm_engine::domain::Emit;
-use bm_engine::fold::{Prepared, prepare};
-use bm_engine::lane::Fence;
+use bm_engine::fold::prepare;
 use bm_engine::{
-    BatchLimits, ConfigDemand, Domain, FoldContext, LaneBuffer, LaneInput, Outbox, Poison, Record,
-    Scope, Watermarks, batch,
+    ConfigDemand, Domain, FoldContext, Folded, LaneInput, Poison, Record, Scope, Watermarks,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::owners::{LANES, Log, Logs, Step, Without, live, step};
 
 /// Adds up amounts per player; passes each on, and shows the newest sum.
 #[derive(Debug)]
-struct Sums;
+pub(super) struct Sums;
 
 #[derive(Debug)]
-struct Amount {
+pub(super) struct Amount {
     player: String,
     amount: i64,
 }
@@ -28,7 +31,7 @@ struct Amount {
 impl Domain for Sums {
     const PROCESSOR: &'static str = "sums";
     const INPUT: Topic = Topic::QuestEvents;
-    const CACHED_STATES_PER_LANE: usize = 0;
+    const CACHE_BYTES_PER_LANE: usize = 0;
     type Input = Amount;
     type Key = String;
     type State = i64;
@@ -93,233 +96,235 @@ impl Domain for Sums {
     }
 }
 
-/// A lane's row and its processor's tables.
-#[derive(Debug, Clone, Default)]
-struct Stored {
-    cursor: i64,
-    watermarks: Watermarks,
-    outbox: Outbox,
-    sums: BTreeMap<String, i64>,
-    rows: Vec<(i64, i64)>,
-}
-
-/// A topic of one partition, as its reader finds it.
-type Log = Vec<Record>;
-
-/// What the world does next.
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    /// A batch of so many records, committed.
-    Batch(usize),
-    /// A batch that is folded and whose commit never happens.
-    LostCommit(usize),
-    /// The outbox of the row is appended again, up to so many of its messages, as by a producer
-    /// that fails; then all of it.
-    Republish(usize),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (1..6usize).prop_map(Step::Batch),
-        1 => (1..6usize).prop_map(Step::LostCommit),
-        1 => (0..6usize).prop_map(Step::Republish),
-    ]
-}
-
-fn counts() -> BTreeMap<Topic, i32> {
-    Topic::ALL.into_iter().map(|topic| (topic, 1)).collect()
-}
-
-fn fold(
-    stored: &Stored,
-    log: &Log,
-    records: usize,
-) -> Option<(Prepared<Sums>, bm_engine::Folded<Sums>)> {
-    let mut buffer = LaneBuffer::default();
-    for record in &log[usize::try_from(stored.cursor).unwrap()..] {
-        buffer.push(record.clone());
-    }
-    let limits = BatchLimits {
-        records,
-        ..BatchLimits::default()
-    };
-    let records = batch::take_batch(&mut [&mut buffer], limits).remove(0);
-    let input = LaneInput {
-        partition: 0,
-        generation: 0,
-        watermarks: stored.watermarks.clone(),
-        records,
-    };
-    let prepared = prepare(&Sums, vec![input]);
-    if prepared.is_empty() {
-        return None;
-    }
-    let counts = counts();
-    let context = FoldContext {
-        partition_counts: &counts,
-        now: Timestamp::clamped(0),
-        bytes_out: 2_000,
-    };
-    let folded = prepared.fold(&Sums, &(), &stored.sums, &context);
-    Some((prepared, folded))
-}
-
-fn append(outbox: &Outbox, logs: &mut BTreeMap<Topic, Log>, most: usize) {
-    for message in outbox.messages.iter().take(most) {
-        let log = logs.entry(message.topic).or_default();
+fn records(values: &[(u8, i64)]) -> Vec<Log> {
+    let mut logs = vec![Log::new(); LANES as usize];
+    for (player, amount) in values {
+        let key = format!("p{player}");
+        let partition = partition_for(key.as_bytes(), LANES);
+        let log = &mut logs[partition as usize];
         log.push(Record {
-            partition: message.partition,
+            partition,
             offset: log.len() as i64,
-            timestamp: Timestamp::clamped(0),
-            key: Bytes::from(message.key.clone()),
-            value: Bytes::from(message.value.clone()),
-            headers: message
-                .headers
-                .iter()
-                .map(|(n, v)| (n.clone(), Bytes::from(v.clone())))
-                .collect(),
-        });
-    }
-}
-
-/// Runs a lane over `log` to its end, doing `steps` on the way.
-fn live(log: &Log, steps: &[Step]) -> (Stored, BTreeMap<Topic, Log>) {
-    let mut stored = Stored::default();
-    let mut logs = BTreeMap::new();
-    let rest = std::iter::repeat(Step::Batch(3));
-    for step in steps.iter().copied().chain(rest) {
-        match step {
-            Step::Batch(records) => {
-                let Some((_, folded)) = fold(&stored, log, records) else {
-                    return (stored, logs);
-                };
-                let output = &folded.lanes[0];
-                let fence = Fence {
-                    epoch: 1,
-                    cursor: stored.cursor,
-                };
-                let moved = output.to_move(fence).unwrap();
-                assert_eq!(moved.expected_offset, stored.cursor);
-                stored.cursor = moved.next_offset;
-                stored.watermarks = Watermarks::decode(&moved.watermarks).unwrap();
-                stored.outbox = Outbox::decode(&moved.outbox).unwrap();
-                stored.sums.extend(folded.states);
-                stored.rows.extend(folded.rows);
-                append(&stored.outbox, &mut logs, usize::MAX);
-            }
-            Step::LostCommit(records) => {
-                fold(&stored, log, records);
-            }
-            Step::Republish(most) => {
-                append(&stored.outbox, &mut logs, most);
-                append(&stored.outbox, &mut logs, usize::MAX);
-            }
-        }
-    }
-    unreachable!("the steps never end")
-}
-
-fn records(values: &[(u8, i64)]) -> Log {
-    values
-        .iter()
-        .enumerate()
-        .map(|(offset, (player, amount))| Record {
-            partition: 0,
-            offset: offset as i64,
-            timestamp: Timestamp::clamped(offset as i64),
-            key: Bytes::from(format!("p{player}")),
+            timestamp: Timestamp::clamped(log.len() as i64),
             value: if *amount == 0 {
                 Bytes::from("not an amount")
             } else {
-                Bytes::from(format!("p{player}={amount}"))
+                Bytes::from(format!("{key}={amount}"))
             },
+            key: Bytes::from(key),
             headers: Vec::new(),
-        })
-        .collect()
+        });
+    }
+    logs
 }
 
-fn distinct(log: Option<&Log>) -> Vec<Record> {
-    let mut marks = Watermarks::default();
-    let new = |record: &&Record| {
-        record
-            .origin()
-            .unwrap()
-            .is_none_or(|(source, seq)| marks.admit(&source, seq))
-    };
-    log.into_iter().flatten().filter(new).cloned().collect()
+/// What a reader with watermarks takes of a topic.
+fn distinct(logs: &Logs, topic: Topic) -> Vec<Record> {
+    let mut taken = Vec::new();
+    for log in logs.get(&topic).into_iter().flatten() {
+        let mut marks = Watermarks::default();
+        let new = |record: &&Record| {
+            record
+                .origin()
+                .unwrap()
+                .is_none_or(|(source, seq)| marks.admit(&source, seq))
+        };
+        taken.extend(log.iter().filter(new).cloned());
+    }
+    taken
+}
+
+fn amounts() -> impl Strategy<Value = Vec<(u8, i64)>> {
+    prop::collection::vec((0..8u8, 0..15i64), 0..40)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 0..30)
+}
+
+/// Whether everything came out as a naive reading has it.
+fn comes_out_right(
+    without: Without,
+    values: &[(u8, i64)],
+    steps: &[Step],
+    downstream_steps: &[Step],
+) -> Result<(), TestCaseError> {
+    let dead = |amount| [0, 7, 13].contains(&amount);
+    let good = values
+        .iter()
+        .filter(|(_, amount)| *amount != 0 && *amount != 13);
+    let mut sums = BTreeMap::new();
+    for (player, amount) in good.clone() {
+        *sums.entry(format!("p{player}")).or_insert(0) += amount;
+    }
+    let input = records(values);
+    let (stored, logs) = live(without, &input, steps);
+    prop_assert_eq!(&stored.sums, &sums);
+    prop_assert_eq!(stored.rows.len(), good.count());
+
+    // What it passed on, read by a second processor under its own misfortunes, comes to the same sums.
+    let nothing = vec![Log::new(); LANES as usize];
+    let passed = logs.get(&Topic::RewardEvents).unwrap_or(&nothing);
+    let (second, _) = live(without, passed, downstream_steps);
+    prop_assert_eq!(&second.sums, &sums);
+
+    let shown: BTreeMap<_, _> = distinct(&logs, Topic::UiUpdates)
+        .iter()
+        .map(|record| {
+            let text = String::from_utf8(record.value.to_vec()).unwrap();
+            let (player, sum) = text.split_once('=').unwrap();
+            (player.to_owned(), sum.parse::<i64>().unwrap())
+        })
+        .collect();
+    prop_assert_eq!(shown, sums);
+
+    let mut letters: Vec<(i32, i64)> = distinct(&logs, Topic::DeadLetter)
+        .iter()
+        .map(|record| serde_json::from_slice::<DeadLetter>(&record.value).unwrap())
+        .map(|letter| (letter.partition, letter.offset))
+        .collect();
+    letters.sort_unstable();
+    let mut read = vec![0; LANES as usize];
+    let mut expected = Vec::new();
+    for (player, amount) in values {
+        let partition = partition_for(format!("p{player}").as_bytes(), LANES);
+        let offset = &mut read[partition as usize];
+        if dead(*amount) {
+            expected.push((partition, *offset));
+        }
+        *offset += 1;
+    }
+    expected.sort_unstable();
+    prop_assert_eq!(letters, expected);
+    Ok(())
 }
 
 proptest! {
+    #![proptest_config(Config::with_cases(2_000))]
     #[test]
-    fn a_lane_counts_each_record_once_whatever_happens(
-        values in prop::collection::vec((0..3u8, 0..15i64), 0..40),
-        steps in prop::collection::vec(step(), 0..30),
-        downstream_steps in prop::collection::vec(step(), 0..30),
+    fn lanes_count_each_record_once_whatever_happens(
+        values in amounts(),
+        steps in steps(),
+        downstream_steps in steps(),
     ) {
-        let good: Vec<_> = values.iter().filter(|(_, amount)| *amount != 0 && *amount != 13).collect();
-        let mut sums = BTreeMap::new();
-        for (player, amount) in &good {
-            *sums.entry(format!("p{player}")).or_insert(0) += amount;
-        }
-        let (stored, logs) = live(&records(&values), &steps);
-        prop_assert_eq!(&stored.sums, &sums);
-        prop_assert_eq!(stored.rows.len(), good.len());
-
-        // What it passed on, read by a second lane under its own misfortunes, comes to the same sums.
-        let passed = logs.get(&Topic::RewardEvents).cloned().unwrap_or_default();
-        let (second, _) = live(&passed, &downstream_steps);
-        prop_assert_eq!(&second.sums.values().sum::<i64>(), &passed_on(&good));
-
-        let shown: BTreeMap<_, _> = distinct(logs.get(&Topic::UiUpdates))
-            .iter()
-            .map(|record| {
-                let text = String::from_utf8(record.value.to_vec()).unwrap();
-                let (player, sum) = text.split_once('=').unwrap();
-                (player.to_owned(), sum.parse::<i64>().unwrap())
-            })
-            .collect();
-        prop_assert_eq!(shown, sums);
-
-        let dead: Vec<i64> = distinct(logs.get(&Topic::DeadLetter))
-            .iter()
-            .map(|record| serde_json::from_slice::<DeadLetter>(&record.value).unwrap().offset)
-            .collect();
-        let expected: Vec<i64> = (0..).zip(&values).filter(|(_, v)| [0, 7, 13].contains(&v.1)).map(|(o, _)| o).collect();
-        prop_assert_eq!(dead, expected);
+        comes_out_right(Without::Nothing, &values, &steps, &downstream_steps)?;
     }
 }
 
-/// Every good amount is passed on; 13 would be poison downstream too, but never gets there.
-fn passed_on(good: &[&(u8, i64)]) -> i64 {
-    good.iter().map(|(_, amount)| amount).sum()
+#[test]
+fn an_engine_that_lacks_a_part_is_found_out() {
+    for without in [
+        Without::Fence,
+        Without::Watermarks,
+        Without::OutboxAtTake,
+        Without::Forgetting,
+        Without::Cursor,
+    ] {
+        let config = Config {
+            cases: 2_000,
+            failure_persistence: None,
+            max_shrink_iters: 0,
+            ..Config::default()
+        };
+        let outcome = TestRunner::new(config)
+            .run(&(amounts(), steps(), steps()), |(values, one, two)| {
+                comes_out_right(without, &values, &one, &two)
+            });
+        assert!(outcome.is_err(), "nobody misses {without:?}");
+    }
+}
+
+/// Folds one batch of lane 0 from nothing.
+fn fold_alone(record: Record) -> Folded<Sums> {
+    let input = LaneInput {
+        partition: 0,
+        generation: 0,
+        watermarks: Watermarks::default(),
+        records: vec![record],
+    };
+    fold_all(vec![input], 1)
+}
+
+fn fold_all(lanes: Vec<LaneInput>, partitions: i32) -> Folded<Sums> {
+    let counts = Topic::ALL.into_iter().map(|topic| (topic, 1)).collect();
+    let context = FoldContext {
+        partition_counts: &counts,
+        now: Timestamp::clamped(0),
+        bytes_out: 1 << 20,
+    };
+    let loaded = BTreeMap::new();
+    prepare(&Sums, lanes, partitions).fold(&Sums, &(), &loaded, &context)
+}
+
+fn record(value: &str) -> Record {
+    Record {
+        partition: 0,
+        offset: 0,
+        timestamp: Timestamp::clamped(0),
+        key: Bytes::from("p0"),
+        value: Bytes::from(value.to_owned()),
+        headers: Vec::new(),
+    }
+}
+
+fn only_letter(folded: &Folded<Sums>) -> DeadLetter {
+    let [message] = &folded.lanes[0].outbox.messages[..] else {
+        panic!("one message expected")
+    };
+    serde_json::from_slice(&message.value).unwrap()
 }
 
 #[test]
 fn a_record_whose_message_is_too_large_becomes_a_dead_letter_that_fits() {
-    let mut log = records(&[(0, 1)]);
-    log[0].value = Bytes::from(format!("{}=1", "x".repeat(1_100_000)));
-    let (_, folded) = fold(&Stored::default(), &log, 10).unwrap();
-    let [message] = &folded.lanes[0].outbox.messages[..] else {
-        panic!("one message expected")
-    };
-    let letter: DeadLetter = serde_json::from_slice(&message.value).unwrap();
+    let folded = fold_alone(record(&format!("{}=1", "x".repeat(1_100_000))));
+    let letter = only_letter(&folded);
     assert_eq!(letter.code, "message_too_large");
     assert_eq!(letter.value_base64, "");
     assert!(folded.states.is_empty() && folded.rows.is_empty());
 }
 
 #[test]
-fn a_record_whose_headers_do_not_fit_a_dead_letter_is_not_lost() {
-    let mut log = records(&[(0, 0)]);
+fn whatever_does_not_fit_a_dead_letter_the_record_is_not_lost() {
     // Not UTF-8: as text it takes three times the room.
-    let header = Bytes::from(vec![0xff; 400_000]);
-    log[0].headers.push(("noise".to_owned(), header));
-    let (_, folded) = fold(&Stored::default(), &log, 10).unwrap();
-    let [message] = &folded.lanes[0].outbox.messages[..] else {
-        panic!("one message expected")
-    };
-    let letter: DeadLetter = serde_json::from_slice(&message.value).unwrap();
+    let noise = Bytes::from(vec![0xff; 400_000]);
+    let mut with_header = record("not an amount");
+    with_header
+        .headers
+        .push(("noise".to_owned(), noise.clone()));
+    let letter = only_letter(&fold_alone(with_header));
     assert!(letter.headers.is_empty() && letter.error.contains("left out"));
+
+    let with_key = Record {
+        key: noise,
+        ..record("not an amount")
+    };
+    assert_eq!(only_letter(&fold_alone(with_key)).code, "undecodable");
+
+    let mut with_id = record("not an amount");
+    let id = Bytes::from("i".repeat(600_000));
+    with_id.headers.push(("bm-correlation-id".to_owned(), id));
+    let letter = only_letter(&fold_alone(with_id));
+    assert_eq!(letter.code, "undecodable");
+    assert_eq!(letter.correlation_id, None);
+}
+
+#[test]
+fn a_record_in_another_partition_than_its_keys_touches_nothing() {
+    let right = partition_for(b"p0", LANES);
+    let lane = |partition| LaneInput {
+        partition,
+        generation: 0,
+        watermarks: Watermarks::default(),
+        records: vec![Record {
+            partition,
+            ..record("p0=1")
+        }],
+    };
+    let folded = fold_all((0..LANES).map(lane).collect(), LANES);
+    assert_eq!(folded.states, BTreeMap::from([("p0".to_owned(), 1)]));
+    for output in &folded.lanes {
+        assert_eq!(output.dead, usize::from(output.partition != right));
+    }
 }
 
 #[test]
@@ -330,12 +335,16 @@ fn a_batch_folds_again_without_a_lane_as_if_it_had_never_been_in_it() {
         watermarks: Watermarks::default(),
         records: vec![Record {
             partition,
-            value: Bytes::from(value.to_owned()),
-            ..records(&[(0, 1)]).remove(0)
+            // Some key of that partition.
+            key: (0..100)
+                .map(|n| Bytes::from(format!("k{n}")))
+                .find(|key| partition_for(key, 2) == partition)
+                .unwrap(),
+            ..record(value)
         }],
     };
-    let mut prepared = prepare(&Sums, vec![lane(0, "a=1"), lane(1, "b=2")]);
-    let counts = counts();
+    let mut prepared = prepare(&Sums, vec![lane(0, "a=1"), lane(1, "b=2")], 2);
+    let counts = Topic::ALL.into_iter().map(|topic| (topic, 1)).collect();
     let context = FoldContext {
         partition_counts: &counts,
         now: Timestamp::clamped(0),
@@ -343,7 +352,7 @@ fn a_batch_folds_again_without_a_lane_as_if_it_had_never_been_in_it() {
     };
     let loaded = BTreeMap::new();
     assert_eq!(prepared.fold(&Sums, &(), &loaded, &context).states.len(), 2);
-    prepared.remove(&[0].into());
+    prepared.remove(&BTreeSet::from([0]));
     let folded = prepared.fold(&Sums, &(), &loaded, &context);
     assert_eq!(folded.states, BTreeMap::from([("b".to_owned(), 2)]));
     assert_eq!(folded.lanes.len(), 1);

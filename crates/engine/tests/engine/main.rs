@@ -8,4 +8,5 @@
 
 mod exactness;
 mod model;
+mod owners;
 mod world;

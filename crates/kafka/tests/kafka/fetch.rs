@@ -5,9 +5,11 @@ use std::time::Duration;
 use bm_contracts::Topic;
 use bm_engine::Record;
 use bm_kafka::{AppendConfig, EventProducer, Fetched, Fetcher, KafkaError};
-use bm_testkit::{TestTopics, TopicPlan};
+use bm_testkit::{TestTopics, TopicPlan, unique};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::{config, soon};
+use crate::{config, metric, metrics, soon};
 
 async fn record(fetcher: &Fetcher) -> Record {
     loop {
@@ -202,5 +204,57 @@ async fn a_record_arrives_while_the_others_are_idle() {
         assert_eq!(record.timestamp, appended.timestamp);
     }
     println!("slowest from acknowledgement to reader: {slowest:?}");
+    topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_told_with_what_to_do() {
+    let mut topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(1)]).await;
+    fill(&topics, Topic::QuestEvents, 1, 1).await;
+    let fetcher = Fetcher::new(&config(&topics), "deleted-test", Topic::QuestEvents).unwrap();
+    fetcher.assign(0, 0).unwrap();
+    assert_eq!(record(&fetcher).await.offset, 0);
+    topics.delete("quest.events").await;
+    let told = async {
+        loop {
+            match fetcher.recv().await {
+                Fetched::Refused { error } => return error,
+                Fetched::Transient { error } => println!("passing: {error}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let error = soon("the refusal", told).await;
+    assert!(error.contains("brightmatter topics"), "{error}");
+    let error = soon("the watermarks", fetcher.watermarks(0))
+        .await
+        .unwrap_err();
+    assert!(error.is_lasting(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_of_the_log_is_passed_and_counted() {
+    let _installed = metrics();
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(1)]).await;
+    let topic = topics.full("quest.events");
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", topics.brokers())
+        .set("transactional.id", unique("gap"))
+        .create()
+        .unwrap();
+    producer.init_transactions(crate::DEADLINE).unwrap();
+    for _ in 0..2 {
+        producer.begin_transaction().unwrap();
+        let record = BaseRecord::<(), _>::to(&topic).payload("x");
+        producer.send(record).unwrap();
+        // Its marker takes an offset that no reader gets.
+        producer.commit_transaction(crate::DEADLINE).unwrap();
+    }
+    let fetcher = Fetcher::new(&config(&topics), "gap-test", Topic::QuestEvents).unwrap();
+    fetcher.assign(0, 0).unwrap();
+    assert_eq!(record(&fetcher).await.offset, 0);
+    assert_eq!(record(&fetcher).await.offset, 2);
+    let gaps = format!(r#"bm_kafka_gaps_total{{topic="{topic}"}}"#);
+    assert_eq!(metric(&gaps), Some(1.0));
     topics.close().await;
 }

@@ -40,6 +40,7 @@ async fn until(
                     }
                 }
                 MembershipEvent::Error(error) => println!("passing: {error}"),
+                other => panic!("{other:?}"),
             }
         }
     };
@@ -149,4 +150,27 @@ fn committed(config: &KafkaConfig, group: &str, topic: &str) -> impl Fn() -> Vec
             .map(TopicPartitionListElem::offset)
             .collect()
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_not_there_is_told_with_what_to_do() {
+    let topics = TestTopics::create([]).await;
+    let group = unique("group");
+    let (member, mut events) =
+        Membership::join(&config(&topics), &group, Topic::QuestEvents).unwrap();
+    let told = async {
+        loop {
+            match events.recv().await.unwrap() {
+                MembershipEvent::Refused(error) => return error,
+                MembershipEvent::Error(_) | MembershipEvent::Assigned(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let error = soon("the refusal", told).await;
+    assert!(error.contains("brightmatter topics"), "{error}");
+    member.leave().await;
+    // Left, its events end.
+    let ended = async { while events.recv().await.is_some() {} };
+    soon("the end of events", ended).await;
 }

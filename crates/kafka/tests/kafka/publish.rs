@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bm_contracts::headers::{SEQ, SOURCE, Seq};
 use bm_contracts::topics::MAX_MESSAGE_BYTES;
@@ -14,7 +14,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
-use crate::{DEADLINE, config, soon};
+use crate::{DEADLINE, config, metric, metrics, soon};
 
 /// Message `index` of the outbox that lane `lane` emits at `offset`.
 fn message(lane: usize, offset: i64, index: i32, partition: i32, value: Vec<u8>) -> OutboxMessage {
@@ -64,7 +64,6 @@ async fn outboxes_complete_in_order_across_a_killed_broker() {
         ..KafkaConfig::plaintext(server.address())
     };
     let publisher = OutboxPublisher::start(&config, "publish-test").unwrap();
-    publisher.ready(DEADLINE).await.unwrap();
 
     let progress = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let lanes: Vec<_> = (0..LANES)
@@ -149,10 +148,10 @@ async fn set_max_bytes(topics: &TestTopics, bytes: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_message_is_never_overtaken_and_its_outbox_begins_again_with_each_producer() {
+    let _installed = metrics();
     let plan = TopicPlan::new("ui.updates", 2).config("max.message.bytes", "2000");
     let topics = TestTopics::create([plan]).await;
     let publisher = OutboxPublisher::start(&config(&topics), "refused-test").unwrap();
-    publisher.ready(DEADLINE).await.unwrap();
     // Partition 1 takes its messages, partition 0 refuses one in the middle.
     let outbox = [(1, 100), (0, 100), (0, 5_000), (0, 100), (1, 100)]
         .into_iter()
@@ -170,9 +169,30 @@ async fn a_refused_message_is_never_overtaken_and_its_outbox_begins_again_with_e
         (begun.count() >= 3).then_some(())
     })
     .await;
+    // Both wait, and whoever asks hears why and what to do.
+    assert_eq!(publisher.unacked(), 2);
+    assert!(publisher.oldest_unacked().unwrap() > Duration::ZERO);
+    let fault = publisher.fault().unwrap();
+    let named =
+        [topics.full("ui.updates").as_str(), "max.message.bytes"].map(|part| fault.contains(part));
+    assert_eq!(named, [true, true], "{fault}");
+    let waiting = || metric(r#"bm_kafka_outboxes_waiting{client="refused-test"}"#);
+    let oldest = || metric(r#"bm_kafka_outbox_oldest_seconds{client="refused-test"}"#);
+    let measured = async |wanted: fn(f64, f64) -> bool| {
+        eventually(DEADLINE, "the gauges", || async {
+            wanted(waiting()?, oldest()?).then_some(())
+        })
+        .await;
+    };
+    measured(|waiting, oldest| waiting > 1.5 && oldest > 0.0).await;
     set_max_bytes(&topics, MAX_MESSAGE_BYTES).await;
     soon("the outbox", done).await;
     soon("the outbox behind it", next).await;
+    assert_eq!(
+        (publisher.oldest_unacked(), publisher.fault()),
+        (None, None)
+    );
+    measured(|waiting, oldest| waiting == 0.0 && oldest == 0.0).await;
 
     let records = topics.read_all("ui.updates").await;
     for (partition, indices) in [(0, [1, 2, 3].as_slice()), (1, [0, 4].as_slice())] {
@@ -199,7 +219,6 @@ async fn a_large_outbox_completes_and_the_largest_message_fits() {
     let topics = TestTopics::create([TopicPlan::of(Topic::UiUpdates).partitions(2)]).await;
     let publisher = OutboxPublisher::start(&config(&topics), "large-test").unwrap();
     soon("an empty outbox", publisher.publish(Arc::default())).await;
-    publisher.ready(DEADLINE).await.unwrap();
 
     let mut largest = message(0, 0, 0, 0, Vec::new());
     largest.value = noise(MAX_MESSAGE_BYTES - largest.size());
@@ -241,4 +260,48 @@ async fn what_nobody_waits_for_any_more_does_not_hold_up_the_rest() {
     )
     .await;
     topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_for_a_topic_that_was_deleted_is_told_with_what_to_do() {
+    let mut topics = TestTopics::create([TopicPlan::of(Topic::UiUpdates).partitions(1)]).await;
+    let publisher = OutboxPublisher::start(&config(&topics), "deleted-test").unwrap();
+    let outbox = |offset| Arc::new(vec![message(0, offset, 0, 0, b"{}".to_vec())]);
+    soon("an outbox", publisher.publish(outbox(0))).await;
+    assert_eq!((publisher.unacked(), publisher.fault()), (0, None));
+    topics.delete("ui.updates").await;
+    let waits = publisher.publish(outbox(1));
+    eventually(DEADLINE, "the reason", || async {
+        let fault = publisher.fault()?;
+        fault.contains("brightmatter topics").then_some(())
+    })
+    .await;
+    drop(waits);
+    assert_eq!(
+        (publisher.oldest_unacked(), publisher.fault()),
+        (None, None)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_broker_answers_the_oldest_outbox_ages_and_the_reason_is_told() {
+    let nowhere = KafkaConfig::plaintext(format!("127.0.0.1:{}", bm_testkit::free_port()));
+    let publisher = OutboxPublisher::start(&nowhere, "nowhere-test").unwrap();
+    let first = publisher.publish(Arc::new(vec![message(0, 0, 0, 0, b"{}".to_vec())]));
+    let second = publisher.publish(Arc::new(vec![message(0, 1, 0, 0, b"{}".to_vec())]));
+    eventually(DEADLINE, "the reason", || async {
+        publisher
+            .fault()?
+            .contains("Connection refused")
+            .then_some(())
+    })
+    .await;
+    let age = publisher.oldest_unacked().unwrap();
+    eventually(DEADLINE, "a greater age", || async {
+        (publisher.oldest_unacked()? > age).then_some(())
+    })
+    .await;
+    drop(first);
+    assert_eq!(publisher.unacked(), 1);
+    drop(second);
 }

@@ -8,7 +8,7 @@ use bm_kafka::{
     AppendConfig, EventProducer, Fetched, Fetcher, KafkaConfig, KafkaError, Mechanism, Security,
     TopicAdmin, TopicState,
 };
-use bm_testkit::Server;
+use bm_testkit::{Server, TcpProxy, eventually, free_port};
 
 use crate::{DEADLINE, soon};
 
@@ -109,4 +109,31 @@ async fn tls_to_a_plaintext_broker_is_a_tls_error() {
     };
     let error = failed_ping(&config).await;
     assert!(matches!(error, KafkaError::Tls(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_failed_once_does_not_outlive_its_cause() {
+    let (stranger, mut server) = tokio::join!(Server::kafka_secure(), Server::kafka_secure());
+    let (_, password, ca) = server.kafka_login();
+    let port = free_port();
+    let before = TcpProxy::on_port(port, stranger.address()).await;
+    let config = KafkaConfig {
+        brokers: before.address(),
+        ..login(&server, Mechanism::ScramSha256, password, Some(&ca))
+    };
+    let admin = TopicAdmin::connect(&config).unwrap();
+    let error = admin.ping(Duration::from_secs(9)).await.unwrap_err();
+    assert!(matches!(error, KafkaError::Tls(_)), "{error}");
+
+    drop(before);
+    let _after = TcpProxy::on_port(port, server.address()).await;
+    eventually(DEADLINE, "an answer", || async {
+        admin.ping(Duration::from_secs(9)).await.ok()
+    })
+    .await;
+    // An answer ends the complaint, too: it does not explain what fails later.
+    server.pause();
+    let error = admin.ping(Duration::from_secs(2)).await.unwrap_err();
+    assert!(matches!(error, KafkaError::Unreachable { .. }), "{error}");
+    admin.close().await;
 }

@@ -19,12 +19,16 @@ pub(crate) enum Fault {
     Data,
     /// The database refuses for a reason that is not the data's.
     NoPartition,
+    /// The database does not get through in the time there is.
+    TooSlow,
 }
 
 #[derive(Debug, Default)]
 struct Plan {
     next: Option<Fault>,
     player: Option<(String, Fault)>,
+    most_rows: Option<usize>,
+    unreadable: Option<String>,
     done: usize,
 }
 
@@ -53,12 +57,22 @@ impl Faulty {
         self.plan.lock().unwrap().player = Some((user.to_owned(), fault));
     }
 
-    /// No commit fails from now on.
+    /// Every commit of more rows than this is too slow.
+    pub(crate) fn slow_above(&self, rows: usize) {
+        self.plan.lock().unwrap().most_rows = Some(rows);
+    }
+
+    /// The row of this grant cannot be understood when it is loaded.
+    pub(crate) fn corrupt(&self, grant_id: &str) {
+        self.plan.lock().unwrap().unreadable = Some(grant_id.to_owned());
+    }
+
+    /// Nothing fails from now on.
     pub(crate) fn relent(&self) {
         *self.plan.lock().unwrap() = Plan::default();
     }
 
-    /// How many commits have failed as told by [`Faulty::next`].
+    /// How many commits have failed as told by [`Faulty::next`] or [`Faulty::slow_above`].
     pub(crate) fn faults_done(&self) -> usize {
         self.plan.lock().unwrap().done
     }
@@ -68,6 +82,10 @@ impl Faulty {
         if let Some(fault) = plan.next.take() {
             plan.done += 1;
             return Some(fault);
+        }
+        if plan.most_rows.is_some_and(|most| rows.len() > most) {
+            plan.done += 1;
+            return Some(Fault::TooSlow);
         }
         let (player, fault) = plan.player.as_ref()?;
         rows.iter()
@@ -86,6 +104,13 @@ impl LaneStore<RewardDomain> for Faulty {
     }
 
     async fn load(&self, keys: &[GrantId]) -> Result<Vec<(GrantId, LedgerEntry)>, StoreError> {
+        let unreadable = self.plan.lock().unwrap().unreadable.clone();
+        if unreadable.is_some_and(|bad| keys.iter().any(|key| key.as_str() == bad)) {
+            return Err(StoreError::Corrupt {
+                statement: "grants_load",
+                why: "as told".to_owned(),
+            });
+        }
         LaneStore::<RewardDomain>::load(&self.inner, keys).await
     }
 
@@ -112,6 +137,11 @@ impl LaneStore<RewardDomain> for Faulty {
                 transient: false,
                 sqlstate: "23514".to_owned(),
                 message: "no partition of relation found for row".to_owned(),
+            }),
+            Some(Fault::TooSlow) => Err(CommitError::Undone {
+                transient: true,
+                sqlstate: "57014".to_owned(),
+                message: "canceling statement due to statement timeout".to_owned(),
             }),
         }
     }

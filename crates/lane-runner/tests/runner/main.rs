@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bm_contracts::messages::{DeadLetter, RewardEvent};
+use bm_contracts::partition::{partition_for, player_key};
 use bm_contracts::{GameId, StudioId, Timestamp, Topic, UserId, hash};
 use bm_domain::reward::RewardDomain;
 use bm_kafka::KafkaConfig;
@@ -94,35 +95,23 @@ impl World {
 
     /// Appends a grant for player `user`, and expects it in the ledger.
     async fn grant(&mut self, user: &str, index: usize) -> i32 {
-        let (studio, game, user) = (
-            StudioId::new("s").unwrap(),
-            GameId::new("g").unwrap(),
-            UserId::new(user).unwrap(),
-        );
-        let event = RewardEvent {
-            grant_id: hash::grant_id(&studio, &game, "quest_q", "", &user, index),
-            source: "quest_q".to_owned(),
-            reward: serde_json::value::RawValue::from_string(r#"{"type":"coins"}"#.to_owned())
-                .unwrap(),
-            timestamp: Timestamp::clamped(1_000),
-            studio_id: studio,
-            game_id: game,
-            user_id: user,
-        };
-        let key = bm_contracts::partition::player_key(&event.game_id, &event.user_id);
-        let partition = bm_contracts::partition::partition_for(key.as_bytes(), PARTITIONS);
-        self.sent.insert(event.grant_id.clone());
-        let value = serde_json::to_vec(&event).unwrap();
+        let (grant_id, key, value) = grant(user, index);
+        let partition = partition_for(key.as_bytes(), PARTITIONS);
+        self.sent.insert(grant_id);
+        self.produce(partition, &key, &value).await;
+        partition
+    }
+
+    async fn produce(&self, partition: i32, key: &str, value: &[u8]) {
         self.topics
             .produce(
                 Topic::RewardEvents.name(),
                 partition,
                 Some(key.as_bytes()),
-                Some(&value),
+                Some(value),
                 &[],
             )
             .await;
-        partition
     }
 
     async fn ledger(&self) -> i64 {
@@ -159,6 +148,27 @@ impl World {
             .map(|record| serde_json::from_value(record.json()).unwrap())
             .collect()
     }
+}
+
+/// A grant for player `user`: its id, its partition key, and the message.
+fn grant(user: &str, index: usize) -> (String, String, Vec<u8>) {
+    let (studio, game, user) = (
+        StudioId::new("s").unwrap(),
+        GameId::new("g").unwrap(),
+        UserId::new(user).unwrap(),
+    );
+    let event = RewardEvent {
+        grant_id: hash::grant_id(&studio, &game, "quest_q", "", &user, index),
+        source: "quest_q".to_owned(),
+        reward: serde_json::value::RawValue::from_string(r#"{"type":"coins"}"#.to_owned()).unwrap(),
+        timestamp: Timestamp::clamped(1_000),
+        studio_id: studio,
+        game_id: game,
+        user_id: user,
+    };
+    let key = player_key(&event.game_id, &event.user_id);
+    let value = serde_json::to_vec(&event).unwrap();
+    (event.grant_id, key, value)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -334,5 +344,68 @@ async fn lanes_that_run_halt_when_their_topic_gets_more_partitions() {
         (status.halted() >= PARTITIONS as usize && status.running() == 0).then_some(())
     })
     .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_too_large_for_the_time_there_is_becomes_smaller_until_it_goes_through() {
+    let mut world = World::new().await;
+    world.store.slow_above(3);
+    for player in 0..40 {
+        world.grant(&format!("p{player}"), 0).await;
+    }
+    world.start();
+    world.await_ledger(40).await;
+    assert!(world.store.faults_done() > 0);
+    assert_eq!(world.dead_letters().await, []);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_read_stalls_its_lane_alone() {
+    let mut world = World::new().await;
+    let (unreadable, ..) = grant("unreadable", 0);
+    world.store.corrupt(&unreadable);
+    let stuck = world.grant("unreadable", 0).await;
+    let mut others = 0;
+    for index in 0..50 {
+        if world.grant(&format!("p{index}"), 0).await != stuck {
+            others += 1;
+        }
+    }
+    world.start();
+    world.await_ledger(others).await;
+    let status = Arc::clone(&world.status);
+    eventually(DEADLINE, "the stalled lane", || async {
+        (status.stalled() == 1).then_some(())
+    })
+    .await;
+    world.store.relent();
+    world.await_ledger(51).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_in_the_wrong_partition_is_a_dead_letter_and_never_touches_anothers_state() {
+    let mut world = World::new().await;
+    let (_, key, value) = grant("foreign", 0);
+    let right = partition_for(key.as_bytes(), PARTITIONS);
+    world.produce((right + 1) % PARTITIONS, &key, &value).await;
+    for player in 0..20 {
+        world.grant(&format!("p{player}"), 0).await;
+    }
+    world.start();
+    world.await_ledger(20).await;
+    let letters = eventually(DEADLINE, "the dead letter", || async {
+        let letters = world.dead_letters().await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
+    let [letter] = &letters[..] else {
+        panic!("one dead letter expected: {letters:?}")
+    };
+    assert_eq!(letter.code, "wrong_partition");
+    assert_eq!(letter.value().unwrap(), value);
+    assert_eq!(world.ledger().await, 20);
     world.stop().await;
 }

@@ -119,7 +119,7 @@ async fn events_are_known_once_they_are_committed_and_read_back_as_they_were() {
             .unwrap()
             .is_empty()
     );
-    assert_eq!(fixture.storage.count_events().await.unwrap(), 2);
+    assert_eq!(fixture.count("events_raw").await, 2);
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ async fn a_commit_whose_reply_is_lost_may_have_happened() {
     let proxy = TcpProxy::to(server).await;
     let url = database.url_through(&proxy.address());
     let fixture = Fixture::on(database, |_| {
-        StorageConfig::for_url("storage-test", &url, 2).unwrap()
+        StorageConfig::for_url("storage-test", &url, 1).unwrap()
     })
     .await;
     fixture.storage.ensure_event_days(NOW).await.unwrap();
@@ -167,6 +167,8 @@ async fn a_commit_whose_reply_is_lost_may_have_happened() {
         Err(CommitError::Refused { .. })
     ));
 
+    // The pool has asked whether that connection still works.
+    fixture.storage.ping().await.unwrap();
     proxy.close_before_reply();
     let result = commit_events(&store, &[step(0, &row)], &[event_row("e", "{}")]).await;
     assert!(
@@ -305,7 +307,7 @@ async fn a_database_that_is_not_there_is_unavailable() {
 }
 
 /// `host:port` of the test server.
-fn server_address() -> String {
+pub(crate) fn server_address() -> String {
     let url = &TestEnv::get().postgres;
     let rest = url.split("://").nth(1).unwrap_or(url);
     let host = rest.split('/').next().unwrap_or(rest);

@@ -6,9 +6,13 @@
     reason = "what tests share may fail as the tests do: by a panic"
 )]
 
+mod archive;
 mod commits;
 mod definitions;
 mod failures;
 mod lanes;
+mod last_known;
 mod schema;
+mod sessions;
+mod snapshots;
 mod support;

@@ -130,24 +130,6 @@ async fn two_upkeeps_do_not_get_into_each_others_way() {
     );
 }
 
-#[tokio::test]
-async fn an_old_snapshot_is_noticed() {
-    let fixture = Fixture::new().await;
-    let none = fixture.storage.oldest_snapshot_age().await.unwrap();
-    assert!(none.is_zero(), "{none:?}");
-    let mut old = fixture.pool.begin().await.unwrap();
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        .execute(&mut *old)
-        .await
-        .unwrap();
-    sqlx::query("SELECT count(*) FROM lanes")
-        .execute(&mut *old)
-        .await
-        .unwrap();
-    let age = fixture.storage.oldest_snapshot_age().await.unwrap();
-    assert!(!age.is_zero());
-}
-
 /// Begins to detach a day, and is cancelled while an old reader holds it up.
 async fn detach_and_give_up(fixture: &Fixture, table: &str) {
     let mut reader = fixture.pool.begin().await.unwrap();

@@ -9,6 +9,7 @@ use bm_studio_auth::{StudioAuthConfig, StudioDirectory, StudioSource, parse_stud
 use tokio::net::TcpStream;
 
 use super::{Advice, Found, LIMIT, Line, within};
+use crate::hints;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -26,7 +27,7 @@ pub(super) async fn bus(vars: &Vars) -> Vec<Line> {
     let config = match KafkaConfig::from_vars(|name| vars.get(name)) {
         Ok(config) => config,
         Err(e) => {
-            let found = Found::Broken(Advice::new(e, "set it; .env.example explains it"));
+            let found = Found::Broken(Advice::new(e, hints::addresses(vars)));
             return vec![Line {
                 name: "broker",
                 found,
@@ -104,7 +105,7 @@ pub(super) async fn database(vars: &Vars) -> Vec<Line> {
     let config = match StorageConfig::from_vars("brightmatter-doctor", 2, |name| vars.get(name)) {
         Ok(config) => config,
         Err(e) => {
-            let found = Found::Broken(Advice::new(e, "set it; .env.example explains it"));
+            let found = Found::Broken(Advice::new(e, hints::addresses(vars)));
             return vec![Line {
                 name: "postgres",
                 found,

@@ -3,8 +3,10 @@
 use bm_bootstrap::Clock;
 use bm_contracts::{GameEvent, Timestamp, Topic, headers, partition};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-use crate::support::{Running, good, good_with, statuses};
+use crate::support::{DEADLINE, Running, Through, good, good_with, statuses};
 
 #[tokio::test]
 async fn an_accepted_event_is_in_the_log_as_it_should_be() {
@@ -249,16 +251,135 @@ async fn browsers_and_operators_get_what_they_ask_for() {
     for check in ["broker", "postgres", "redis", "studios"] {
         assert_eq!(answer.json["checks"][check]["ok"], true, "{answer:?}");
     }
-    let metrics = gateway.request("GET", "/metrics").send().await.unwrap();
-    let metrics = metrics.text().await.unwrap();
-    for line in [
-        r#"bm_gateway_events_total{status="accepted",code=""}"#,
-        r#"bm_http_requests_total{service="gateway",route="/v1/events",status="200",code=""}"#,
-        r#"bm_http_request_seconds_bucket{service="gateway",route="/v1/events""#,
-        "bm_http_requests_in_flight",
-        "bm_gateway_append_seconds",
-    ] {
-        assert!(metrics.contains(line), "{line} is not in {metrics}");
-    }
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn every_outcome_is_counted_once() {
+    let gateway = Running::start().await;
+    let route = "/api/events";
+    let small = |user: &str| {
+        let mut event = good_with("gameId", "s");
+        event["userId"] = json!(user);
+        ("small", "application/json", event.to_string())
+    };
+    let ours = |body: String| ("key", "application/json", body);
+    let asked = [
+        (200, "", ours(good().to_string())),
+        (401, "invalid_api_key", ("nobody's", "", good().to_string())),
+        (
+            415,
+            "unsupported_media_type",
+            ("key", "text/plain", good().to_string()),
+        ),
+        (413, "too_large", ours("x".repeat(65_537))),
+        (400, "malformed_json", ours("{".to_owned())),
+        (400, "missing_field", ours("{}".to_owned())),
+        (
+            404,
+            "unknown_game",
+            ours(good_with("gameId", "o").to_string()),
+        ),
+        (
+            422,
+            "timestamp_out_of_range",
+            ours(good_with("timestamp", 0).to_string()),
+        ),
+        (200, "", small("a")),
+        (200, "", small("a")),
+        (429, "player_rate_limited", small("a")),
+        (429, "rate_limited", small("b")),
+    ];
+    // Other tests of this process are counted too, but none of them posts to this route.
+    let of_route = |status: u16, code: &str| {
+        format!(
+            r#"bm_http_requests_total{{service="gateway",route="{route}",status="{status}",code="{code}"}}"#
+        )
+    };
+    let timed = format!(r#"bm_http_request_seconds_count{{service="gateway",route="{route}"}}"#);
+    let before = gateway.metrics().await;
+    for (status, code, (key, kind, body)) in &asked {
+        let request = gateway.request("POST", route).header("x-api-key", *key);
+        let request = request.header("content-type", *kind).body(body.clone());
+        let answer = gateway.ask(request).await;
+        assert_eq!(answer.status, *status, "{answer:?}");
+        assert_eq!(
+            answer.json["code"].as_str().unwrap_or(""),
+            *code,
+            "{answer:?}"
+        );
+    }
+    let after = gateway.metrics().await;
+    let grown = |name: &str| after.value(name) - before.value(name);
+    for (status, code, _) in &asked {
+        let expected = asked
+            .iter()
+            .filter(|one| (one.0, one.1) == (*status, *code));
+        let name = of_route(*status, code);
+        assert_eq!(grown(&name), expected.count(), "{name}");
+        let name = match *code {
+            // No event was read.
+            "invalid_api_key" => continue,
+            "" => r#"bm_gateway_events_total{status="accepted",code=""}"#.to_owned(),
+            code => {
+                let status = if *status == 429 { "retry" } else { "rejected" };
+                format!(r#"bm_gateway_events_total{{status="{status}",code="{code}"}}"#)
+            }
+        };
+        assert!(grown(&name) >= 1, "{name}");
+    }
+    assert_eq!(grown(&timed), asked.len());
+    assert!(grown("bm_gateway_append_seconds_count") >= 3);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_in_mid_body_has_not_sent_malformed_json() {
+    let gateway = Running::start().await;
+    // Only this test does so on this route.
+    let of_route = |status: &str, code: &str| {
+        let route = "/api/events/batch";
+        format!(
+            r#"bm_http_requests_total{{service="gateway",route="{route}",status="{status}",code="{code}"}}"#
+        )
+    };
+    let (gone, malformed) = (
+        of_route("none", "client_gone"),
+        of_route("400", "malformed_json"),
+    );
+    let before = gateway.metrics().await;
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    let head = "POST /api/events/batch HTTP/1.1\r\nhost: x\r\nx-api-key: key\r\ncontent-length: 100\r\n\r\n[{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let after = bm_testkit::eventually(DEADLINE, "a count of it", || async {
+        let metrics = gateway.metrics().await;
+        (metrics.value(&gone) > before.value(&gone)).then_some(metrics)
+    })
+    .await;
+    assert_eq!(after.value(&malformed), before.value(&malformed));
+    // Breaking the rules of chunks is another matter.
+    let chunks = b"POST /api/events/batch HTTP/1.1\r\nhost: x\r\nx-api-key: key\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    let answer = gateway.raw(chunks).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn operators_can_have_an_address_of_their_own() {
+    let operators = format!("127.0.0.1:{}", bm_testkit::free_port());
+    let gateway = Running::start_with(Through {
+        vars: &[("BM_OPS_ADDR", &operators)],
+        ..Through::default()
+    })
+    .await;
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let answer = gateway.ask(gateway.request("GET", path)).await;
+        answer.assert_error(404, "not_found");
+        let answer = bm_testkit::http::get(&operators, path).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    gateway.event(&good()).await.assert_status("accepted");
+    gateway.stop().await;
+    assert!(TcpStream::connect(&operators).await.is_err());
 }

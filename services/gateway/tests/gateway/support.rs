@@ -1,5 +1,6 @@
 //! A running gateway, with topics, a database and keys of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use bm_contracts::Topic;
 use bm_domain::definition::parse_file;
 use bm_gateway::GatewayError;
 use bm_storage::{Storage, StorageConfig};
+use bm_testkit::process::ProcessPlan;
 use bm_testkit::{
-    TcpProxy, TestDatabase, TestEnv, TestRecord, TestTopics, TopicPlan, eventually, unique,
+    TcpProxy, TestDatabase, TestEnv, TestRecord, TestTopics, TopicPlan, eventually, free_port,
+    unique,
 };
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -29,6 +32,9 @@ pub(crate) struct Through<'a> {
     pub(crate) postgres: Option<&'a TcpProxy>,
     pub(crate) redis: Option<&'a TcpProxy>,
     pub(crate) vars: &'a [(&'a str, &'a str)],
+    /// As a process of its own, which ends as processes do: what it has not waited for is lost.
+    /// Nothing but its shutdown is in [`Running::ctx`] then.
+    pub(crate) alone: bool,
 }
 
 /// A gateway. Studio `acme` has the key `key` and the game `g`; `other` the key `other-key` and the
@@ -69,6 +75,18 @@ impl Answer {
     }
 }
 
+/// Counters and the like, as text.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// The count of a series by its name and labels; 0 before it is counted the first time.
+    pub(crate) fn value(&self, series: &str) -> usize {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
 impl Running {
     pub(crate) async fn start() -> Self {
         Self::start_with(Through::default()).await
@@ -96,8 +114,13 @@ impl Running {
         };
         let path = studios.path().to_str().unwrap();
         let prefix = unique("gateway");
-        let vars = Vars::from_map([
-            ("BM_LISTEN_ADDR", "127.0.0.1:0"),
+        let listen = if through.alone {
+            format!("127.0.0.1:{}", free_port())
+        } else {
+            "127.0.0.1:0".to_owned()
+        };
+        let vars = [
+            ("BM_LISTEN_ADDR", listen.as_str()),
             ("REDPANDA_BROKERS", brokers),
             ("BM_TOPIC_PREFIX", topics.prefix()),
             ("RDS_CONNECTION_STRING", &postgres),
@@ -106,12 +129,30 @@ impl Running {
             // A busy machine must not make Redis look away: tests say when it is.
             ("BM_REDIS_TIMEOUT_MS", "2000"),
             ("BM_STUDIOS_FILE", path),
-        ])
-        .with(through.vars.iter().copied());
+        ];
+        let vars = vars.into_iter().chain(through.vars.iter().copied());
+        let vars: BTreeMap<&str, &str> = vars.collect();
         let clock = Clock::system();
         let recorded = metrics::install("gateway", &clock).unwrap();
-        let ctx = Context::new("gateway", vars, clock, recorded);
-        let ended = tokio::spawn(bm_gateway::run(ctx.clone()));
+        let ctx = Context::new("gateway", Vars::from_map(vars.clone()), clock, recorded);
+        let ended = if through.alone {
+            let address: SocketAddr = listen.parse().unwrap();
+            let mut process = ProcessPlan::new("gateway", address.port())
+                .envs(vars)
+                .spawn();
+            process.wait_ready(DEADLINE).await;
+            ctx.announce(address);
+            let shutdown = ctx.shutdown.clone();
+            tokio::spawn(async move {
+                shutdown.tripped().await;
+                process.terminate();
+                let status = process.wait(Duration::from_mins(1)).await;
+                assert!(status.success(), "{status}: {}", process.log());
+                Ok(())
+            })
+        } else {
+            tokio::spawn(bm_gateway::run(ctx.clone()))
+        };
         let address = eventually(DEADLINE, "the gateway's address", || async {
             ctx.address()
         })
@@ -152,6 +193,12 @@ impl Running {
     /// Posts one event with the key of `acme`.
     pub(crate) async fn event(&self, event: &Value) -> Answer {
         self.post("/v1/events", event.to_string()).await
+    }
+
+    /// What the process has counted so far.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let answer = self.request("GET", "/metrics").send().await.unwrap();
+        Metrics(answer.text().await.unwrap())
     }
 
     /// What stands in `game.events`.
