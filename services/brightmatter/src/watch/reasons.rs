@@ -38,16 +38,15 @@ impl Reasons {
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             return;
         };
-        *verdicts = match self.renew().await {
-            Err(problem) => Verdicts::Unknown(format!("rules cannot be read: {problem}")),
-            Ok(()) => {
-                let facts = EventFacts::new((**event).clone(), record.timestamp);
-                let explained = self.rules.explain(&facts, self.rules.seq());
-                match self.known(event, record, explained).await {
-                    Ok(known) => Verdicts::Known(known),
-                    Err(e) => Verdicts::Unknown(format!("progress cannot be read: {e}")),
-                }
-            }
+        if let Err(problem) = self.renew().await {
+            *verdicts = Verdicts::Unknown(format!("rules cannot be read: {problem}"));
+            return;
+        }
+        let facts = EventFacts::new((**event).clone(), record.timestamp);
+        let explained = self.rules.explain(&facts, self.rules.seq());
+        *verdicts = match self.known(event, record, explained).await {
+            Ok(known) => Verdicts::Known(known),
+            Err(e) => Verdicts::Unknown(format!("progress cannot be read: {e}")),
         };
     }
 
