@@ -38,9 +38,15 @@ impl Reasons {
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             return;
         };
-        *verdicts = match self.judge(event, record).await {
+        if let Err(problem) = self.renew().await {
+            *verdicts = Verdicts::Unknown(format!("rules cannot be read: {problem}"));
+            return;
+        }
+        let facts = EventFacts::new((**event).clone(), record.timestamp);
+        let explained = self.rules.explain(&facts, self.rules.seq());
+        *verdicts = match self.known(event, record, explained).await {
             Ok(known) => Verdicts::Known(known),
-            Err(problem) => Verdicts::Unknown(problem),
+            Err(e) => Verdicts::Unknown(format!("progress cannot be read: {e}")),
         };
     }
 
