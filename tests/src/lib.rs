@@ -10,6 +10,7 @@
 )]
 
 pub mod book;
+pub mod firestore;
 pub mod fleet;
 pub mod lanes;
 pub mod number;

@@ -84,7 +84,8 @@ impl Fleet {
         self.compare_with(dead, true).await
     }
 
-    async fn compare_with(&self, dead: usize, at_rest: bool) -> Vec<String> {
+    /// The same; nothing needs to be at rest where the processes have ended.
+    pub async fn compare_with(&self, dead: usize, at_rest: bool) -> Vec<String> {
         let kept = kept(&self.pool).await;
         let mut faults = Faults::default();
         self.compare_kept(&kept, &mut faults).await;

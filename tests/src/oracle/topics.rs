@@ -133,10 +133,9 @@ fn compare_log(
                 format!("{name} of {event} was sent, the log says {logged:?}")
             });
         }
-        faults.unless(
-            as_sent(row) == sent_form(event),
-            || format!("{event} was sent, {row:?} was kept"),
-        );
+        faults.unless(as_sent(row) == sent_form(event), || {
+            format!("{event} was sent, {row:?} was kept")
+        });
     }
 }
 
