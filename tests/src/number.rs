@@ -15,6 +15,11 @@ impl Thousandths {
         Self(number * 1_000)
     }
 
+    /// Whether a message shows it so, to the letter.
+    pub fn is(self, shown: &Value) -> bool {
+        shown.to_string() == self.to_string()
+    }
+
     /// A JSON number with at most three decimal places and no exponent.
     pub fn read(value: &Value) -> Self {
         let text = match value {

@@ -205,7 +205,7 @@ impl Sender {
             Err(error) => Err(error),
         };
         match answered {
-            Ok((status, retry_after, body)) => judge(status, retry_after, body),
+            Ok((status, retry_after, body)) => judge(status, retry_after, &body),
             Err(error) => {
                 if !error.is_connect() && !error.is_timeout() {
                     self.tally.cut_off.fetch_add(1, Ordering::SeqCst);
@@ -268,10 +268,10 @@ impl Patience {
     }
 }
 
-fn judge(status: u16, retry_after: bool, body: String) -> Attempt {
+fn judge(status: u16, retry_after: bool, body: &str) -> Attempt {
     match status {
         200 => {
-            let answer: Value = serde_json::from_str(&body).unwrap_or_else(|error| {
+            let answer: Value = serde_json::from_str(body).unwrap_or_else(|error| {
                 panic!("200 with a body that is not JSON ({error}): {body}")
             });
             if answer["results"].is_array() {

@@ -144,7 +144,7 @@ pub struct Traffic {
 }
 
 /// As many events as a small machine can follow in a debug build: one in this time and client.
-const PACE: Duration = Duration::from_millis(15);
+const PACE: Duration = Duration::from_millis(30);
 
 impl Traffic {
     /// Starts `clients` clients; each waits for its answer before it sends the next event, or the
@@ -208,9 +208,14 @@ impl Traffic {
         }
     }
 
+    /// Tells every client to send nothing new; what it has begun it goes on to settle.
+    pub fn send_no_more(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Lets every client settle its last event; gives how many were settled in all.
     pub async fn stop(mut self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
+        self.send_no_more();
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client settles what it has begun");
         }

@@ -273,8 +273,8 @@ fn compare_updates(records: &[TestRecord], game: &str, expected: &Expected, faul
             update["type"] == "quest_progress"
                 && update["gameId"] == game
                 && record.key_text() == format!("{game}:{}", who.0)
-                && update["progress"]["current"].to_string() == state.current.to_string()
-                && update["progress"]["target"].to_string() == state.target.to_string()
+                && state.current.is(&update["progress"]["current"])
+                && state.target.is(&update["progress"]["target"])
                 && update["completed"] == state.completed_at.is_some()
         });
         faults.unless(well, || {

@@ -28,8 +28,9 @@ async fn kill_at_work(fleet: &mut Fleet, random: &mut StdRng, service: Service) 
 }
 
 /// Kills the first gateway while it works: clients of its alone send without pause, it has accepted
-/// some events since they began, by its own count, and has requests of theirs when it goes.
-async fn kill_gateway_at_work(fleet: &mut Fleet, random: &mut StdRng) {
+/// some events since they began, by its own count, and has requests of theirs when it goes. Gives
+/// the clients, who still have to settle these.
+async fn kill_gateway_at_work(fleet: &mut Fleet, random: &mut StdRng) -> Traffic {
     let accepted = r#"bm_gateway_events_total{status="accepted",code=""}"#;
     let gateway = fleet.process(Service::Gateway, 0);
     gateway.wait_ready(Duration::from_mins(1)).await;
@@ -47,7 +48,8 @@ async fn kill_gateway_at_work(fleet: &mut Fleet, random: &mut StdRng) {
     })
     .await;
     fleet.process(Service::Gateway, 0).start_again();
-    clients.stop().await;
+    clients.send_no_more();
+    clients
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,21 +66,25 @@ async fn every_binary_killed_again_and_again_loses_and_doubles_nothing() {
     for _ in 0..ROUNDS {
         let mut order = Service::ALL;
         order.shuffle(&mut random);
+        let mut cut_off = Vec::new();
         for service in order {
             let killing = async {
-                match service {
-                    Service::Gateway => kill_gateway_at_work(&mut fleet, &mut random).await,
-                    _ => kill_at_work(&mut fleet, &mut random, service).await,
+                if service == Service::Gateway {
+                    cut_off.push(kill_gateway_at_work(&mut fleet, &mut random).await);
+                } else {
+                    kill_at_work(&mut fleet, &mut random, service).await;
                 }
             };
             others.during(killing).await;
         }
+        // What a killed gateway had under way is taken when asked again, not only when its marks end.
         fleet.flush_redis().await;
+        for clients in cut_off {
+            others.during(clients.stop()).await;
+        }
     }
     fleet.wait_ready().await;
     others.more(50).await;
-    // What a killed gateway had under way is taken when asked again, not only when its marks end.
-    fleet.flush_redis().await;
     let settled = others.stop().await;
     let retried = sender.tally().retried();
     println!("{settled} events settled, {retried} of batches asked for again");
