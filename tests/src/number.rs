@@ -17,7 +17,7 @@ impl Thousandths {
 
     /// Whether a message shows it so, to the letter.
     pub fn is(self, shown: &Value) -> bool {
-        shown.to_string() == self.to_string()
+        matches!(shown, Value::Number(number) if number.as_str() == self.to_string())
     }
 
     /// A JSON number with at most three decimal places and no exponent.

@@ -73,6 +73,14 @@ async fn one_event_becomes_progress_a_reward_and_a_message_and_its_retry_changes
 /// What everything else relies on: each of these, wrong in one place alone, is found. The processes
 /// have ended, all is as it must be, and is put back after each.
 async fn the_oracle_sees_what_is_wrong(fleet: &Fleet) {
+    wrong_events_are_seen(fleet).await;
+    wrong_grants_are_seen(fleet).await;
+    wrong_messages_are_seen(fleet).await;
+    let faults = fleet.compare_with(0, false).await;
+    assert!(faults.is_empty(), "not put back: {}", faults.join("\n"));
+}
+
+async fn wrong_events_are_seen(fleet: &Fleet) {
     // The last event concerns no quest: only the log tells that its row is wrong.
     let last = "WHERE event_type = 'level_complete'";
     let in_log = "ingested_at = ingested_at + interval '1 ms', log_offset = log_offset + 1,
@@ -114,6 +122,9 @@ async fn the_oracle_sees_what_is_wrong(fleet: &Fleet) {
     .await;
     finds(fleet, &["which stands before it"]).await;
     execute(&fleet.pool, back).await;
+}
+
+async fn wrong_grants_are_seen(fleet: &Fleet) {
     for (change, fault) in [
         (
             "grant_id = 'grt_' || md5(grant_id)",
@@ -143,7 +154,10 @@ async fn the_oracle_sees_what_is_wrong(fleet: &Fleet) {
         )
         .await;
     }
-    // Messages of which one field is wrong, in the place of the true ones.
+}
+
+/// Messages of which one field is wrong, in the place of the true ones.
+async fn wrong_messages_are_seen(fleet: &Fleet) {
     for wrong in [
         [
             ("reward.events", "reward"),
@@ -181,8 +195,6 @@ async fn the_oracle_sees_what_is_wrong(fleet: &Fleet) {
             replace(fleet, topic, &right).await;
         }
     }
-    let faults = fleet.compare_with(0, false).await;
-    assert!(faults.is_empty(), "not put back: {}", faults.join("\n"));
 }
 
 /// Puts other records in the place of those of a topic, which are all in one partition.

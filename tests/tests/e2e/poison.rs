@@ -128,9 +128,15 @@ async fn a_poison_record_becomes_a_dead_letter_and_the_lane_goes_on() {
     others.stop().await;
     fleet.await_all(poisoned.len()).await;
 
+    every_letter_says_what_is_wrong(&fleet, &poisoned).await;
+    fleet.verify(poisoned.len()).await;
+}
+
+/// One for each poisoned record, and no other.
+async fn every_letter_says_what_is_wrong(fleet: &Fleet, poisoned: &[Poisoned]) {
     let letters: Vec<TestRecord> = once(fleet.topics.read_all("dead.letter").await);
     let mut large = 0;
-    for (topic, partition, offset, code) in &poisoned {
+    for (topic, partition, offset, code) in poisoned {
         let letters: Vec<Value> = letters
             .iter()
             .map(TestRecord::json)
@@ -152,5 +158,4 @@ async fn a_poison_record_becomes_a_dead_letter_and_the_lane_goes_on() {
         large += usize::from(left_out);
     }
     assert_eq!(large, 2 * PLAYERS, "those too large to be shown");
-    fleet.verify(poisoned.len()).await;
 }

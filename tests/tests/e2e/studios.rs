@@ -112,8 +112,7 @@ fn document(first: &str, more: &[&str]) -> Value {
     let keys: Vec<Value> = more
         .iter()
         .map(|key| {
-            let digest = <sha2::Sha256 as sha2::Digest>::digest(key.as_bytes());
-            let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = bm_contracts::hash::key_hash(key);
             json!({"hash": hash, "kind": "client", "name": "more"})
         })
         .collect();
