@@ -52,6 +52,7 @@ pub(super) fn read_quest(value: &Value) -> Result<QuestDefinition, String> {
         start_date: date(map, "startDate")?,
         end_date: date(map, "endDate")?,
         status: match optional_text(map, "status")? {
+            // What a definition is that says nothing.
             None => QuestStatus::Active,
             Some(name) => {
                 QuestStatus::parse(&name).ok_or_else(|| format!("status {name} is unknown"))?

@@ -122,10 +122,10 @@ async fn an_archived_quest_counts_no_event_after_the_save_and_keeps_its_rows() {
         .unwrap();
     let mut event = event_row("e", "{}").event;
     event.event_type = EventType::MatchEnd;
-    let facts = EventFacts::new(event.clone(), NOW);
+    let event = EventFacts::new(event, Timestamp::clamped(1));
     assert_eq!(rules.seq, saved.config_seq);
-    assert!(!rules.quests.wants(&facts, saved.config_seq));
-    assert!(rules.quests.wants(&facts, saved.config_seq - 1));
+    assert!(!rules.quests.wants(&event, saved.config_seq));
+    assert!(rules.quests.wants(&event, saved.config_seq - 1));
 
     let user = UserId::new("player").unwrap();
     let kept = storage
@@ -141,7 +141,7 @@ async fn an_archived_quest_counts_no_event_after_the_save_and_keeps_its_rows() {
     assert_eq!(active.messages[0].status, "active");
     let (seq, versions) = storage.quest_changes_since(0).await.unwrap();
     let rules = QuestRules::build(seq, versions).unwrap();
-    let wanted = [1, 2, 3].map(|stamp| rules.wants(&facts, stamp));
+    let wanted = [1, 2, 3].map(|stamp| rules.wants(&event, stamp));
     assert_eq!(wanted, [true, false, true]);
     assert_eq!(fixture.count("quest_progress").await, 1);
 }

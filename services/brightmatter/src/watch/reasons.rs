@@ -38,15 +38,9 @@ impl Reasons {
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             return;
         };
-        if let Err(problem) = self.renew().await {
-            *verdicts = Verdicts::Unknown(format!("rules cannot be read: {problem}"));
-            return;
-        }
-        let facts = EventFacts::new((**event).clone(), record.timestamp);
-        let explained = self.rules.explain(&facts, self.rules.seq());
-        *verdicts = match self.known(event, record, explained).await {
+        *verdicts = match self.judge(event, record).await {
             Ok(known) => Verdicts::Known(known),
-            Err(e) => Verdicts::Unknown(format!("progress cannot be read: {e}")),
+            Err(problem) => Verdicts::Unknown(problem),
         };
     }
 

@@ -51,8 +51,8 @@ async fn every_definition_file_that_is_shown_is_applied() {
 fn every_expression_that_is_shown_compiles() {
     for (line, block) in blocks("docs/definitions.md", "cel") {
         for expression in block.lines().filter(|line| !line.is_empty()) {
-            let compiled = cel::with_compiler(|compiler| compiler.compile(expression)).unwrap();
-            if let Err(fault) = compiled {
+            let compiled = cel::with_compiler(|compiler| compiler.compile(expression));
+            if let Err(fault) = compiled.unwrap() {
                 panic!("docs/definitions.md, line {line}: {expression}: {fault}");
             }
         }
