@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bm_contracts::messages::ConfigMessage;
-use bm_contracts::{EventType, GameId, StudioId, Timestamp, Topic, UserId};
+use bm_contracts::{EventType, GameId, StudioId, Topic, UserId};
 use bm_domain::definition::{NamedGames, parse_file};
 use bm_domain::quest::{EventFacts, QuestDomain, QuestRules, QuestStatus};
 use bm_domain::routing::RouterDomain;
@@ -122,14 +122,14 @@ async fn an_archived_quest_counts_no_event_after_the_save_and_keeps_its_rows() {
         .unwrap();
     let mut event = event_row("e", "{}").event;
     event.event_type = EventType::MatchEnd;
-    let event = EventFacts::new(event, Timestamp::clamped(1));
+    let facts = EventFacts::new(event.clone(), NOW);
     assert_eq!(rules.seq, saved.config_seq);
-    assert!(!rules.quests.wants(&event, saved.config_seq));
-    assert!(rules.quests.wants(&event, saved.config_seq - 1));
+    assert!(!rules.quests.wants(&facts, saved.config_seq));
+    assert!(rules.quests.wants(&facts, saved.config_seq - 1));
 
     let user = UserId::new("player").unwrap();
     let kept = storage
-        .player_progress(&event.event().game_id, &user)
+        .player_progress(&event.game_id, &user)
         .await
         .unwrap();
     assert_eq!(kept[0].current.to_string(), "2");
@@ -141,7 +141,7 @@ async fn an_archived_quest_counts_no_event_after_the_save_and_keeps_its_rows() {
     assert_eq!(active.messages[0].status, "active");
     let (seq, versions) = storage.quest_changes_since(0).await.unwrap();
     let rules = QuestRules::build(seq, versions).unwrap();
-    let wanted = [1, 2, 3].map(|stamp| rules.wants(&event, stamp));
+    let wanted = [1, 2, 3].map(|stamp| rules.wants(&facts, stamp));
     assert_eq!(wanted, [true, false, true]);
     assert_eq!(fixture.count("quest_progress").await, 1);
 }
