@@ -18,7 +18,8 @@ async fn no_event_slips_by_a_definition_that_was_saved_before_it() {
     let mut others = Traffic::start(&sender, fleet.game(), 31, 4);
     // Begins and ends while events flow: by the time at which each is ingested it counts or not.
     let now = TestClock::starting_now().now_millis();
-    let (start, end) = (now + 1_500, now + 3_000);
+    // Long enough for a busy machine to have an event in each of the three times.
+    let (start, end) = (now + 5_000, now + 10_000);
     let never = 1_000_000;
     let hour = Quest::new("hour", "enemy_killed", Step::Count, never).between(start, end);
     let hour_saved = fleet.save(hour).await;
@@ -37,7 +38,7 @@ async fn no_event_slips_by_a_definition_that_was_saved_before_it() {
         let event = events.of("ada", "quest_action", &json!({"round": round}));
         sender.send(&event).await;
     }
-    let over = eventually(Duration::from_secs(20), "the end of the hour", || async {
+    let over = eventually(Duration::from_secs(30), "the end of the hour", || async {
         (TestClock::starting_now().now_millis() > end).then_some(())
     });
     others.during(over).await;

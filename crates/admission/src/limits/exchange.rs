@@ -97,13 +97,15 @@ impl Inner {
     fn observe(&self, now: u64, seen: String) {
         let mut born = lock(&self.born);
         let lost = born.as_ref().is_some_and(|born| *born != seen);
+        // Who comes to a Redis that was flushed a moment ago cannot tell.
+        let newcomer = born.is_none();
         if lost {
             self.generation.fetch_add(1, Ordering::AcqRel);
             metrics::counter!("bm_admission_counters_lost_total").increment(1);
             tracing::warn!("Redis has lost its counters; booking this gateway's own count anew");
         }
         let outage = self.outage.swap(false, Ordering::AcqRel);
-        if lost || outage {
+        if lost || outage || newcomer {
             self.confined_until
                 .store(now + CONFINED_MS, Ordering::Release);
         }

@@ -48,10 +48,16 @@ pub(crate) fn settings(prefix: &str) -> LimiterConfig {
 }
 
 pub(crate) async fn stepped(url: &str, prefix: &str, time: &Time) -> Limiter {
+    stepped_among(1, url, prefix, time).await
+}
+
+/// The same, told that there are so many gateways at least.
+pub(crate) async fn stepped_among(gateways: u32, url: &str, prefix: &str, time: &Time) -> Limiter {
     let redis = RedisHandle::connect(url, TIMEOUT).await.unwrap();
     let config = LimiterConfig {
         redis_clock: Some(time.clock()),
         background: false,
+        gateways,
         ..settings(prefix)
     };
     let limiter = Limiter::new(Some(redis), config, time.clock());

@@ -8,7 +8,7 @@ use bm_testkit::{Server, eventually};
 
 use crate::common::{
     SOON, TIMEOUT, Tally, Time, begin, calls, client, connections, drive, flush_all, limits,
-    settings, stepped, studio,
+    settings, stepped, stepped_among, studio,
 };
 
 #[tokio::test]
@@ -54,6 +54,8 @@ async fn a_flush_lets_in_what_is_promised_and_no_more() {
     for limiter in &limiters {
         limiter.tick().await;
     }
+    // Who has just come keeps within its share for so long.
+    time.pass(3_000);
     let mut tally = Tally::default();
     // All the traffic is the first gateway's; the others' counts are untouched.
     let first = &limiters[..1];
@@ -101,6 +103,43 @@ async fn a_flush_lets_in_what_is_promised_and_no_more() {
     );
     let (requests, _) = tally.within(time.now() - 60_000, time.now());
     assert!(requests >= 250, "only {requests} of {limit} a minute");
+}
+
+#[tokio::test]
+async fn a_gateway_that_comes_right_after_a_flush_keeps_within_its_share() {
+    let server = Server::redis().await;
+    let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
+    let first = [stepped_among(3, &server.url(), "", &time).await];
+    time.pass(3_000);
+    let mut before = Tally::default();
+    drive(
+        &first,
+        &studio,
+        limits,
+        &time,
+        (9, 3, 2_000, 50),
+        &mut before,
+    )
+    .await;
+    assert!(before.0.len() >= 200, "{}", before.0.len());
+    flush_all(&server).await;
+    // It finds an empty Redis, as if nobody had ever asked.
+    let newcomer = [stepped_among(3, &server.url(), "", &time).await];
+    let mut after = Tally::default();
+    drive(
+        &newcomer,
+        &studio,
+        limits,
+        &time,
+        (300, 3, 100, 100),
+        &mut after,
+    )
+    .await;
+    let admitted = after.0.len();
+    assert!(
+        (1..=100).contains(&admitted),
+        "{admitted} of a share of 100"
+    );
 }
 
 #[tokio::test]

@@ -235,11 +235,14 @@ async fn lacking(ctx: &Context) -> Option<String> {
     Some(failing.join(", "))
 }
 
-/// Whether a check's words are those of a processor's lanes (`…, 2 halted`), some of which halted.
+/// Whether a check's words are those of a processor's lanes (`…, 2 halted; …`), some of which halted.
 fn tells_of_halted_lanes(outcome: &Outcome) -> bool {
     let words = outcome.detail.as_deref().unwrap_or_default();
-    let count = words.rsplit(' ').nth(1).unwrap_or_default();
-    words.ends_with(" halted") && count.parse().is_ok_and(|count: usize| count > 0)
+    let mut parts = words.split([',', ';']).map(str::trim);
+    parts
+        .find_map(|part| part.strip_suffix(" halted"))
+        .and_then(|count| count.parse().ok())
+        .is_some_and(|count: usize| count > 0)
 }
 
 #[cfg(test)]

@@ -30,8 +30,11 @@ fn blocks(document: &str, language: &str) -> Vec<(usize, String)> {
 #[tokio::test]
 async fn every_definition_file_that_is_shown_is_applied() {
     let bench = Bench::new().await;
-    // The games that `make dev` and `init` make.
-    let games = [game("demo-game", "demo-studio"), game("space-race", "acme")];
+    // The games that `make dev` and `init space-race` make.
+    let games = [
+        game("demo-game", "demo-studio"),
+        game("space-race", "space-race"),
+    ];
     bench.write("games.json", &json!({"games": games}));
     assert!(bench.run(&["apply", "games.json"]).await.ok);
     for document in ["README.md", "docs/definitions.md"] {
