@@ -1,10 +1,11 @@
 # What one does here; each target is a script in scripts/, where its options are explained.
 
-.PHONY: help dev test lint fmt topics sqlx
+.PHONY: help dev test bench lint fmt topics sqlx
 
 help:
 	@echo 'make dev      run everything on this machine; Ctrl-C stops it, the data is kept in .dev/'
 	@echo 'make test     run all tests against servers of their own (ARGS="-p bm-engine" for some)'
+	@echo 'make bench    measure how fast it is, on servers of its own (ARGS="ingest --rounds 3" for some)'
 	@echo 'make lint     formatting, clippy, SQL data, layers'
 	@echo 'make fmt      format the code'
 	@echo 'make topics   create missing topics on the configured broker, report what differs'
@@ -15,6 +16,9 @@ dev:
 
 test:
 	@exec scripts/test $(ARGS)
+
+bench:
+	@exec scripts/bench $(ARGS)
 
 lint:
 	@exec scripts/lint

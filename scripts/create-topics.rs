@@ -14,7 +14,8 @@ use clap::Parser;
 /// REDPANDA_BROKERS, REDPANDA_USERNAME, REDPANDA_PASSWORD, REDPANDA_SASL_MECHANISM, REDPANDA_CA_FILE,
 /// BM_TOPIC_PREFIX, BM_REPLICATION_FACTOR.
 ///
-/// Exit code: 0 all topics are there as wanted; 1 something failed; 2 all are there, and some differ.
+/// Exit code: 0 all topics are there as wanted; 1 something failed; 2 all are there, and some differ
+/// (`brightmatter topics` has the same).
 #[derive(Parser)]
 struct Arguments {
     /// Replication factor of new topics [default: BM_REPLICATION_FACTOR, else 1 on one broker and 3 on more]

@@ -6,12 +6,18 @@
 REPO="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 SCRIPTS="$REPO/scripts"
 CACHE="${BM_CACHE:-${XDG_CACHE_HOME:-${HOME:-/var/tmp}/.cache}/brightmatter}"
+KAFKA_VERSION=4.3.1
 
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
   printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2
   exit 1
+}
+
+# kafka_jars: the folder of the pinned broker's jars; another pin has another folder.
+kafka_jars() {
+  printf '%s\n' "$CACHE/kafka-$KAFKA_VERSION-$(sha256sum <"$SCRIPTS/kafka/pom.xml" | cut -c1-8)"
 }
 
 # absolute PATH: the path without `..` and symbolic links; it need not exist yet.
@@ -86,20 +92,76 @@ pause() {
   read -r -t "$1" -u "$pause_fd" || true
 }
 
-# dotenv NAME: what the environment says, else what the file .env at the top says.
+# dotenv NAME: what the environment says, be it empty, else what the file .env at the top says.
 dotenv() {
-  local line value
-  if [[ -n ${!1:-} ]]; then
+  if [[ -n ${!1+set} ]]; then
     printf '%s\n' "${!1}"
-  elif [[ -r $REPO/.env ]] && line="$(grep -E "^[[:space:]]*(export[[:space:]]+)?$1=" "$REPO/.env" | tail -n 1)"; then
-    value="${line#*=}"
-    value="${value%"${value##*[![:space:]]}"}"
-    case "$value" in
-      \'*\') value="${value:1:-1}" ;;
-      \"*\") value="${value:1:-1}" ;;
-    esac
-    printf '%s\n' "$value"
+  elif [[ -e $REPO/.env ]]; then
+    dotenv_file "$REPO/.env" "$1"
   fi
+}
+
+# dotenv_file FILE NAME: what the file says, read as the services read it (bm_bootstrap::vars, held to
+# it by scripts/tests/dotenv.rs): before anything is built there is nobody else to ask. The first of
+# several lines counts, and a line that is not NAME=value spoils the file. Refused besides is a $ that
+# is not quoted, which the services would replace.
+# shellcheck disable=SC2094  # refusing names the file, and does not touch it
+dotenv_file() {
+  local file="$1" wanted="$2" line number=0 began at c name rest value quote state found='' is_found=false
+  local assignment='^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_.]*)[[:space:]]*=[[:space:]]*(.*)$'
+  while IFS= read -r line || [[ -n $line ]]; do
+    number=$((number + 1)) began=$((number + 1))
+    [[ ! $line =~ ^[[:space:]]*(#|$) ]] || continue
+    [[ $line =~ $assignment ]] || dotenv_refuse "$file" "$number"
+    name="${BASH_REMATCH[2]}" rest="${BASH_REMATCH[3]%$'\r'}" began="$number"
+    value='' quote='' state='' at=0
+    [[ $rest != '#'* ]] || rest=''
+    while ((at < ${#rest})) || [[ -n $quote ]]; do
+      if ((at == ${#rest})); then
+        # A quoted value goes on in the next line.
+        IFS= read -r line || [[ -n $line ]] || dotenv_refuse "$file" "$began"
+        number=$((number + 1))
+        rest+=$'\n'"$line"
+      fi
+      c="${rest:at:1}"
+      at=$((at + 1))
+      case "$state$quote$c" in
+        escaped*)
+          case "$c" in
+            [\\\'\"\$\ ]) value+="$c" ;;
+            n) value+=$'\n' ;;
+            *) dotenv_refuse "$file" "$began" ;;
+          esac
+          state=''
+          ;;
+        ended[[:blank:]]) ;;
+        'ended#') break ;;
+        ended*) dotenv_refuse "$file" "$began" ;;
+        "''") quote='' ;;
+        "'\\")
+          # The services' library would be at odds with itself.
+          [[ ${rest:at:1} != "'" ]] || dotenv_refuse "$file" "$began"
+          value+="$c"
+          ;;
+        "'"?*) value+="$c" ;;
+        *\\) state=escaped ;;
+        *\$) dotenv_refuse "$file" "$began" ;;
+        '""') quote='' ;;
+        \"?*) value+="$c" ;;
+        "'" | \") quote="$c" ;;
+        [[:blank:]]) state=ended ;;
+        *) value+="$c" ;;
+      esac
+    done
+    if ! $is_found && [[ $name == "$wanted" ]]; then
+      found="$value" is_found=true
+    fi
+  done <"$file"
+  [[ -z $found ]] || printf '%s\n' "$found"
+}
+
+dotenv_refuse() {
+  die "$1, line $2: not NAME=value (quote values that hold spaces, \`#\` or \`\$\` with '…')"
 }
 
 # postgres_bin: the folder of the newest PostgreSQL server binaries.

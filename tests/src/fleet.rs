@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,9 @@ use bm_contracts::Topic;
 use bm_domain::definition::parse_file;
 use bm_storage::{Storage, StorageConfig};
 use bm_testkit::process::ProcessPlan;
-use bm_testkit::{Process, Server, TestDatabase, TestTopics, TopicPlan, free_port, unique};
+use bm_testkit::{
+    Process, Server, TcpProxy, TestDatabase, TestTopics, TopicPlan, free_port, unique,
+};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tempfile::TempDir;
@@ -25,6 +26,8 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Starting takes a rebalance of the group, which after a kill takes its session's timeout.
 const READY: Duration = Duration::from_mins(1);
+/// In the fleet's folder.
+const STUDIOS_FILE: &str = "studios.json";
 /// The shortest that brokers allow.
 const SESSION_TIMEOUT_MS: &str = "6000";
 
@@ -36,6 +39,8 @@ pub struct Fleet {
     studio: String,
     game: String,
     group: String,
+    /// Documents of the studios file.
+    studios: Vec<Value>,
     /// What was saved and sent.
     pub book: Arc<Book>,
     /// The database, for looking into.
@@ -59,24 +64,40 @@ pub struct Fleet {
 impl Fleet {
     /// On the shared broker, without any process yet.
     pub async fn new() -> Self {
-        let turn = TURN.lock().await;
+        let fleet = Self::without_game().await;
+        fleet.register_game().await;
+        fleet
+    }
+
+    /// The same, and nothing is known of the game either.
+    pub async fn without_game() -> Self {
         let topics = TestTopics::registry().await;
         let reach = [("REDPANDA_BROKERS", topics.brokers().to_owned())];
-        Self::build(turn, None, None, topics, reach).await
+        Self::build(None, None, topics, reach).await
+    }
+
+    /// With a broker of its own, and a proxy through which its processes reach it.
+    pub async fn behind_proxy() -> (Self, TcpProxy) {
+        let (broker, proxy) = Server::kafka_behind_proxy().await;
+        let topics = TestTopics::create_on(&broker.address(), Topic::ALL.map(TopicPlan::of)).await;
+        let reach = [("REDPANDA_BROKERS", proxy.address())];
+        let fleet = Self::build(Some(broker), None, topics, reach).await;
+        fleet.register_game().await;
+        (fleet, proxy)
     }
 
     /// With a broker and a PostgreSQL of its own, to kill.
     pub async fn with_servers() -> Self {
-        let turn = TURN.lock().await;
         let (broker, postgres) = tokio::join!(Server::kafka(), Server::postgres());
         let topics = TestTopics::create_on(&broker.address(), Topic::ALL.map(TopicPlan::of)).await;
         let reach = [("REDPANDA_BROKERS", broker.address())];
-        Self::build(turn, Some(broker), Some(postgres), topics, reach).await
+        let fleet = Self::build(Some(broker), Some(postgres), topics, reach).await;
+        fleet.register_game().await;
+        fleet
     }
 
     /// On a broker of its own that wants SCRAM over TLS.
     pub async fn secure() -> Self {
-        let turn = TURN.lock().await;
         let broker = Server::kafka_secure().await;
         let (user, password, authority) = broker.kafka_login();
         let topics =
@@ -87,11 +108,13 @@ impl Fleet {
             ("REDPANDA_PASSWORD", password.to_owned()),
             ("REDPANDA_CA_FILE", authority.display().to_string()),
         ];
-        Self::build(turn, Some(broker), None, topics, reach).await
+        let fleet = Self::build(Some(broker), None, topics, reach).await;
+        fleet.register_game().await;
+        fleet
     }
 
+    /// All but the processes is made before it is this fleet's turn.
     async fn build(
-        turn: MutexGuard<'static, ()>,
         broker: Option<Server>,
         postgres: Option<Server>,
         topics: TestTopics,
@@ -108,8 +131,7 @@ impl Fleet {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let client_key = unique("client-key");
         let (studio, game) = (unique("studio"), unique("game"));
-        let studios = folder.path().join("studios.json");
-        write_studios(&studios, &studio, &client_key);
+        let studios = folder.path().join(STUDIOS_FILE);
 
         let mut variables: BTreeMap<String, String> = reach
             .into_iter()
@@ -126,13 +148,23 @@ impl Fleet {
         ] {
             variables.insert(name.to_owned(), value);
         }
-        let fleet = Self {
+        let document = json!({
+            "id": studio, "name": "A studio", "tier": "pro", "subscriptionStatus": "active",
+            "apiKey": client_key,
+            "rateLimit": {
+                "requestsPerMinute": 1_000_000, "burst": 100_000,
+                "eventsPerMinute": 10_000_000, "eventsBurst": 1_000_000,
+                "playerEventsPerMinute": 1_000_000,
+            },
+        });
+        let mut fleet = Self {
             processes: BTreeMap::new(),
             variables,
             client_key,
             studio,
             game,
             group: unique("group"),
+            studios: Vec::new(),
             book: Arc::new(Book::default()),
             pool,
             storage,
@@ -142,12 +174,33 @@ impl Fleet {
             folder,
             broker,
             postgres,
-            _turn: turn,
+            _turn: TURN.lock().await,
         };
-        let (studio, game) = (fleet.studio.clone(), fleet.game.clone());
-        let games = json!({"games": [{"gameId": game, "studioId": studio, "name": "A game"}]});
-        fleet.apply(&games).await;
+        fleet.add_studio(document);
         fleet
+    }
+
+    /// One more studio in the file that gateways read.
+    pub fn add_studio(&mut self, document: Value) {
+        self.studios.push(document);
+        let studios = json!({"studios": self.studios});
+        std::fs::write(self.folder.path().join(STUDIOS_FILE), studios.to_string())
+            .expect("the studios file can be written");
+    }
+
+    async fn register_game(&self) {
+        self.apply(&json!({"games": [self.game_definition()]}))
+            .await;
+    }
+
+    /// The game as a file of definitions names it.
+    pub fn game_definition(&self) -> Value {
+        json!({"gameId": self.game, "studioId": self.studio, "name": "A game"})
+    }
+
+    /// The key that the studio's clients show.
+    pub fn client_key(&self) -> &str {
+        &self.client_key
     }
 
     /// The game that events are of.
@@ -160,18 +213,22 @@ impl Fleet {
         &self.studio
     }
 
-    /// What all processes are given.
-    pub fn variables(&self) -> &BTreeMap<String, String> {
-        &self.variables
-    }
-
-    /// A file for a test's own use.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    /// Runs `brightmatter apply` on a file of these definitions; gives whether it ended well, and
+    /// what it said.
+    pub async fn apply_file(&self, definitions: &Value) -> (bool, String) {
+        let file = self.folder.path().join("definitions.json");
+        std::fs::write(&file, definitions.to_string()).expect("a file can be written");
+        let mut process = ProcessPlan::new("brightmatter", free_port())
+            .envs(&self.variables)
+            .arg("apply")
+            .arg(file)
+            .spawn();
+        let status = process.wait(READY).await;
+        (status.success(), process.log())
     }
 
     /// Saves definitions; gives the config sequence.
-    async fn apply(&self, definitions: &Value) -> i64 {
+    pub async fn apply(&self, definitions: &Value) -> i64 {
         let file = parse_file(definitions.to_string().as_bytes())
             .unwrap_or_else(|faults| panic!("{definitions} is at fault: {faults:?}"));
         let applied = self.storage.apply(&file).await;
@@ -233,6 +290,31 @@ impl Fleet {
         of_service
             .and_then(|processes| processes.get_mut(place))
             .unwrap_or_else(|| panic!("{} {place} was not started", service.name()))
+    }
+
+    /// The value of one series in a process's `/metrics`, named as it stands there with its labels;
+    /// `None` when it is not there, or nobody answers.
+    pub async fn metric(&mut self, service: Service, place: usize, series: &str) -> Option<f64> {
+        let answer = self.process(service, place).get("/metrics").await?;
+        let mut lines = answer.body.lines();
+        lines.find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// Waits until a series has at least this value.
+    pub async fn wait_metric(&mut self, service: Service, place: usize, series: &str, least: f64) {
+        let started = Instant::now();
+        loop {
+            let value = self.metric(service, place, series).await;
+            if value.is_some_and(|value| value >= least) {
+                return;
+            }
+            assert!(
+                started.elapsed() < READY,
+                "{series} of {} {place} is {value:?}, not {least} within {READY:?}",
+                service.name()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until every process is ready.
@@ -297,6 +379,21 @@ impl Fleet {
 
     /// A client of the gateways that run.
     pub fn sender(&self) -> Sender {
+        self.sender_at(self.gateways())
+    }
+
+    /// A client of one gateway alone.
+    pub fn sender_to(&self, place: usize) -> Sender {
+        self.sender_at(vec![self.gateways()[place]])
+    }
+
+    fn sender_at(&self, addresses: Vec<SocketAddr>) -> Sender {
+        let door = Door::Gateways(addresses, self.client_key.clone());
+        Sender::new(door, Arc::clone(&self.book))
+    }
+
+    /// The addresses of the gateways that were started.
+    pub fn gateways(&self) -> Vec<SocketAddr> {
         let gateways = self.processes.get(&Service::Gateway);
         let addresses: Vec<SocketAddr> = gateways
             .into_iter()
@@ -304,8 +401,7 @@ impl Fleet {
             .map(|process| process.address().parse().expect("an address is one"))
             .collect();
         assert!(!addresses.is_empty(), "no gateway was started");
-        let door = Door::Gateways(addresses, self.client_key.clone());
-        Sender::new(door, Arc::clone(&self.book))
+        addresses
     }
 
     /// A client that goes past the gateways.
@@ -372,17 +468,4 @@ fn tail(process: &Process) -> String {
         text.push('\n');
     }
     text
-}
-
-fn write_studios(path: &std::path::Path, studio: &str, key: &str) {
-    let studios = json!({"studios": [{
-        "id": studio, "name": "A studio", "tier": "pro", "subscriptionStatus": "active",
-        "apiKey": key,
-        "rateLimit": {
-            "requestsPerMinute": 1_000_000, "burst": 100_000,
-            "eventsPerMinute": 10_000_000, "eventsBurst": 1_000_000,
-            "playerEventsPerMinute": 1_000_000,
-        },
-    }]});
-    std::fs::write(path, studios.to_string()).expect("the studios file can be written");
 }

@@ -10,8 +10,10 @@
 )]
 
 pub mod book;
+pub mod firestore;
 pub mod fleet;
 pub mod lanes;
+pub mod number;
 pub mod oracle;
 pub mod quests;
 pub mod reader;
@@ -22,6 +24,6 @@ pub mod traffic;
 pub use book::Book;
 pub use fleet::Fleet;
 pub use quests::{Quest, Step};
-pub use sender::{Door, Sender};
+pub use sender::{Door, Form, Sender};
 pub use service::Service;
 pub use traffic::Traffic;

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use bm_contracts::Timestamp;
 use serde_json::{Map, Value, json};
+
+use crate::number::Thousandths;
+use crate::oracle::Kept;
 
 /// What an event that counts adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +24,13 @@ pub enum Step {
 pub struct Quest {
     id: String,
     event_type: String,
+    event_name: Option<String>,
     step: Step,
     target: i64,
     filters: Map<String, Value>,
     at_most: Option<(String, i64)>,
+    /// From the first to before the second, in milliseconds.
+    dates: Option<(i64, i64)>,
     rewards: Vec<Value>,
 }
 
@@ -33,12 +40,28 @@ impl Quest {
         Self {
             id: id.to_owned(),
             event_type: event_type.to_owned(),
+            event_name: None,
             step,
             target,
             filters: Map::new(),
             at_most: None,
+            dates: None,
             rewards: Vec::new(),
         }
+    }
+
+    /// Only events of this name count.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.event_name = Some(name.to_owned());
+        self
+    }
+
+    /// Only events that were ingested at `start` or later and before `end` count; milliseconds.
+    #[must_use]
+    pub fn between(mut self, start: i64, end: i64) -> Self {
+        self.dates = Some((start, end));
+        self
     }
 
     /// Only events that say `value` in this field of their metadata count.
@@ -72,11 +95,6 @@ impl Quest {
         &self.rewards
     }
 
-    /// What has to be reached.
-    pub fn target(&self) -> i64 {
-        self.target
-    }
-
     /// The definition as a studio writes it.
     pub fn definition(&self, game: &str) -> Value {
         let mut conditions = json!({"eventType": self.event_type, "target": self.target});
@@ -91,21 +109,39 @@ impl Quest {
                 conditions["uniqueField"] = field.as_str().into();
             }
         }
+        if let Some(name) = &self.event_name {
+            conditions["eventName"] = name.as_str().into();
+        }
         if !self.filters.is_empty() {
             conditions["filters"] = self.filters.clone().into();
         }
         if let Some((field, limit)) = &self.at_most {
             conditions["when"] = format!("event.metadata.{field} <= {limit}").into();
         }
-        json!({
+        let mut definition = json!({
             "gameId": game, "questId": self.id, "name": self.id,
             "conditions": conditions, "rewards": self.rewards,
-        })
+        });
+        if let Some((start, end)) = self.dates {
+            definition["startDate"] = Timestamp::clamped(start).to_string().into();
+            definition["endDate"] = Timestamp::clamped(end).to_string().into();
+        }
+        definition
     }
 
-    /// Whether an event of that type with that metadata counts.
-    pub fn wants(&self, event_type: &str, metadata: &Value) -> bool {
-        self.event_type == event_type
+    /// Whether an event of that type and name may count: what a router can know of it.
+    pub fn concerns(&self, event: &Kept) -> bool {
+        self.event_type == event.event_type
+            && (self.event_name.is_none() || self.event_name == event.event_name)
+    }
+
+    /// Whether an event counts.
+    pub fn wants(&self, event: &Kept) -> bool {
+        let metadata = &event.metadata;
+        self.concerns(event)
+            && self
+                .dates
+                .is_none_or(|(start, end)| (start..end).contains(&event.ingested_at))
             && self
                 .filters
                 .iter()
@@ -118,29 +154,32 @@ impl Quest {
     }
 
     /// Takes the step of an event that counts; `None` when it changes nothing.
-    pub fn advance(&self, reached: &Reached, metadata: &Value, at: i64) -> Option<Reached> {
+    pub fn advance(&self, reached: &Reached, event: &Kept) -> Option<Reached> {
         if reached.completed_at.is_some() {
             return None;
         }
         let mut next = reached.clone();
         match &self.step {
-            Step::Count => next.current += 1,
+            Step::Count => next.current += Thousandths::whole(1),
             Step::Accumulate(field) => {
-                next.current += metadata.get(field).map_or(1, |value| {
-                    value.as_i64().expect("the tests' values are whole numbers")
-                });
+                next.current += event
+                    .metadata
+                    .get(field)
+                    .map_or(Thousandths::whole(1), Thousandths::read);
             }
             Step::Unique(field) => {
-                let item = metadata.get(field)?.to_string();
-                next.current += i64::from(next.items.insert(item));
+                let item = event.metadata.get(field)?.to_string();
+                if next.items.insert(item) {
+                    next.current += Thousandths::whole(1);
+                }
             }
         }
         if next.current == reached.current {
             return None;
         }
-        next.target = self.target;
+        next.target = Thousandths::whole(self.target);
         next.version += 1;
-        next.completed_at = (next.current >= self.target).then_some(at);
+        next.completed_at = (next.current >= next.target).then_some(event.ingested_at);
         Some(next)
     }
 }
@@ -149,9 +188,9 @@ impl Quest {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reached {
     /// Progress.
-    pub current: i64,
+    pub current: Thousandths,
     /// Of the version that counted last.
-    pub target: i64,
+    pub target: Thousandths,
     /// When the event that completed it was ingested, in milliseconds.
     pub completed_at: Option<i64>,
     /// How many changes there were.

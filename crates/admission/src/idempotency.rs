@@ -8,13 +8,14 @@
 //! answer (8 bytes, big-endian). Every key is alone in its hash slot. Needs Redis 7 (`SET … NX GET`).
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bm_bootstrap::supervise;
 use bm_contracts::time::Timestamp;
 use redis::aio::ConnectionManager;
 use redis::{RedisResult, Script};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::redis_handle::{RedisFailure, RedisHandle, run_scripts};
 use crate::unique;
@@ -116,25 +117,22 @@ impl Idempotency {
     /// The same with another life of pending attempts, for tests that wait for its end.
     pub fn with_pending(redis: Option<RedisHandle>, prefix: &str, pending: Duration) -> Self {
         let (outcomes, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write_outcomes(redis.clone(), prefix.to_owned(), queue));
+        // Outlives a writer that panics.
+        let queue = Arc::new(Mutex::new(queue));
+        if let Some(redis) = &redis {
+            redis.probe_under(prefix);
+        }
+        let writes_to = (redis.clone(), prefix.to_owned());
+        supervise::spawn("idempotency-writer", move || {
+            let (redis, prefix) = writes_to.clone();
+            write_outcomes(redis, prefix, Arc::clone(&queue))
+        });
         Self {
             redis,
             prefix: prefix.to_owned(),
             pending,
             outcomes,
         }
-    }
-
-    /// Asks about one event and, if it is fresh, marks it as pending. One round trip.
-    pub async fn begin(&self, event_key: [u8; 16], body_hash: [u8; 16]) -> Begin {
-        let mut begun = self.begin_many(&[(event_key, body_hash)]).await;
-        begun.pop().unwrap_or_else(|| {
-            Begin::Unknown(Attempt {
-                event_key,
-                body_hash,
-                token: unique::bytes(),
-            })
-        })
     }
 
     /// Asks about the events of a batch, `(event_key, body_hash)` each, in one round trip; the answers
@@ -279,8 +277,9 @@ fn count(begin: &Begin) {
 async fn write_outcomes(
     redis: Option<RedisHandle>,
     prefix: String,
-    mut queue: mpsc::Receiver<Outcome>,
+    queue: Arc<Mutex<mpsc::Receiver<Outcome>>>,
 ) {
+    let mut queue = queue.lock().await;
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let mut flushed = Vec::new();
@@ -349,7 +348,7 @@ mod tests {
         assert_eq!(begun[2], Begin::SameBatch { first: 0 });
         assert_eq!(begun[3], Begin::OtherBody);
         assert_eq!(begun[4], Begin::SameBatch { first: 1 });
-        let Begin::Unknown(attempt) = memory.begin(a, a).await else {
+        let Begin::Unknown(attempt) = memory.begin_many(&[(a, a)]).await.remove(0) else {
             panic!("there is no Redis");
         };
         memory.done(attempt, Timestamp::clamped(5));

@@ -40,7 +40,7 @@ pub fn describe_metrics() {
     );
     describe_counter!(
         "bm_admission_counters_lost_total",
-        "How often Redis was found to have lost its counters"
+        "How often Redis was found to have lost counters: all of them, or one studio's"
     );
     describe_counter!(
         "bm_admission_redis_errors_total",
@@ -71,5 +71,8 @@ pub fn describe_metrics() {
         "bm_admission_players",
         "Players remembered at the last sweep"
     );
-    describe_gauge!("bm_admission_redis_up", "1 while Redis answers");
+    describe_gauge!(
+        "bm_admission_redis_up",
+        "1 while Redis answers and can be written"
+    );
 }

@@ -123,21 +123,28 @@ impl<C: Clock + Clone> Players<C> {
             return;
         }
         self.since_sweep.store(0, Ordering::Relaxed);
-        let mut limiters = self
-            .limiters
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        limiters.retain(|_, limiter| {
+        // Looking at all players takes a while, which must not keep the others' events waiting.
+        let known: Vec<_> = {
+            let limiters = self.limiters.read().unwrap_or_else(PoisonError::into_inner);
+            limiters.values().map(Arc::clone).collect()
+        };
+        let mut remembered = 0;
+        for limiter in &known {
             let before = limiter.len();
             limiter.retain_recent();
             if limiter.len() < before / 2 {
                 limiter.shrink_to_fit();
             }
-            // Limits that studios had once must not pile up either.
-            !limiter.is_empty()
-        });
-        let remembered: usize = limiters.values().map(|limiter| limiter.len()).sum();
+            remembered += limiter.len();
+        }
         metrics::gauge!("bm_admission_players").set(remembered as f64);
+        drop(known);
+        // Limits that studios had once must not pile up either. One that is in use stays.
+        let mut limiters = self
+            .limiters
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        limiters.retain(|_, limiter| !limiter.is_empty() || Arc::strong_count(limiter) > 1);
     }
 }
 

@@ -1,10 +1,11 @@
-//! The gateway's one connection to Redis: short timeouts, knows whether Redis answers, never blocks a start.
+//! The gateway's one connection to Redis: short timeouts, knows whether Redis does its work, never blocks a start.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bm_bootstrap::supervise;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind};
 use tokio::sync::Notify;
@@ -15,10 +16,19 @@ const RETRY: Duration = Duration::from_millis(250);
 const CHECK: Duration = Duration::from_secs(1);
 /// A connection may take longer than a command: names are resolved, TLS is agreed on.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Refusals by the server are logged at most so often.
+/// What is wrong with Redis is logged at most so often.
 const COMPLAIN: Duration = Duration::from_secs(10);
 /// What [`RedisHandle::connect`] gives the first answer.
 const START: Duration = Duration::from_secs(2);
+
+/// What the probe writes: a server that is full, cannot save, is a replica or forbids it answers PING
+/// all the same, and is of no use. One hash by script as the limits do, one key as the event ids do.
+static PROBE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('HSET', KEYS[1], 'alive', 1)
+         return redis.call('PEXPIRE', KEYS[1], 10000)",
+    )
+});
 
 /// Why Redis gave no answer. What was asked may have been done all the same.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +54,23 @@ impl RedisFailure {
             Self::Redis(_) => "server",
         }
     }
+
+    /// The server took the call, is at work, and would not do it.
+    fn is_refusal(&self) -> bool {
+        let Self::Redis(error) = self else {
+            return false;
+        };
+        !error.is_io_error()
+            && !matches!(
+                error.kind(),
+                ErrorKind::Server(
+                    ServerErrorKind::ReadOnly
+                        | ServerErrorKind::BusyLoading
+                        | ServerErrorKind::MasterDown
+                ) | ErrorKind::AuthenticationFailed
+                    | ErrorKind::Parse
+            )
+    }
 }
 
 /// Shared by everything in the process that uses Redis; clones are the same connection.
@@ -59,8 +86,20 @@ struct Inner {
     manager: Mutex<ConnectionManager>,
     up: AtomicBool,
     look: Notify,
-    /// When a refusal by the server was last logged: a full Redis refuses every call.
-    complained: Mutex<Option<Instant>>,
+    /// Before the keys that the probe writes, once anybody has said.
+    prefix: OnceLock<String>,
+    /// What is wrong, and whether the log has heard that Redis is lost.
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Why Redis is not used.
+    why: Option<String>,
+    /// When something was last logged: a full or slow Redis would fill the log.
+    complained: Option<Instant>,
+    /// The log has it that Redis is lost, and shall hear of its return.
+    told: bool,
 }
 
 impl RedisHandle {
@@ -76,20 +115,33 @@ impl RedisHandle {
             timeout,
             up: AtomicBool::new(false),
             look: Notify::new(),
-            complained: Mutex::default(),
+            prefix: OnceLock::new(),
+            trouble: Mutex::default(),
         });
-        let first = tokio::time::timeout(START, inner.ping(START)).await;
-        inner.set_up(matches!(first, Ok(true)));
-        if !inner.up.load(Ordering::Acquire) {
-            tracing::warn!("Redis does not answer; limits hold per gateway until it does");
+        match inner.probe(START).await {
+            Ok(()) => _ = inner.set_up(true),
+            Err(failure) => inner.lose("connect", &failure),
         }
-        tokio::spawn(watch(Arc::downgrade(&inner)));
+        let weak = Arc::downgrade(&inner);
+        supervise::spawn("redis-watch", move || watch(weak.clone()));
         Ok(Self { inner })
     }
 
-    /// Whether Redis answered last time. For the readiness report.
+    /// Whether Redis did what it was asked last time. For the readiness report.
     pub fn redis_ok(&self) -> bool {
         self.inner.up.load(Ordering::Acquire)
+    }
+
+    /// Why Redis is not used, while it is not: a sentence for people.
+    pub fn trouble(&self) -> Option<String> {
+        let why = self.inner.trouble().why.clone();
+        why.filter(|_| !self.redis_ok())
+    }
+
+    /// From now on it is probed whether keys under this prefix can be written; the first to say so
+    /// counts. Until then it is only asked whether it answers, since its rules may allow no other keys.
+    pub(crate) fn probe_under(&self, prefix: &str) {
+        self.inner.prefix.get_or_init(|| prefix.to_owned());
     }
 
     /// Makes a call named `call` (in metrics) under the timeout. Fails at once while Redis is down.
@@ -140,37 +192,44 @@ impl Inner {
 
     fn note(&self, call: &'static str, failure: &RedisFailure) {
         match failure {
-            RedisFailure::Down => return,
-            RedisFailure::Timeout(_) => {}
-            RedisFailure::Redis(error) => match error.kind() {
-                // After a failover the old connection may lead to what is now a replica.
-                ErrorKind::Server(ServerErrorKind::ReadOnly) => self.reopen(),
-                ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown)
-                | ErrorKind::Io
-                | ErrorKind::AuthenticationFailed
-                | ErrorKind::Parse => {}
-                _ => {
-                    self.complain(call, failure);
-                    return;
-                }
-            },
+            RedisFailure::Down => {}
+            // It may be the call that is wrong and not Redis; the probe tells. A refusal costs no time.
+            failure if failure.is_refusal() => {
+                self.complain(call, failure);
+                self.look.notify_one();
+            }
+            failure => {
+                self.lose(call, failure);
+                self.look.notify_one();
+            }
         }
-        if self.set_up(false) {
-            tracing::warn!(call, error = %failure, "lost Redis");
+    }
+
+    /// Redis is not to be used until a probe succeeds.
+    fn lose(&self, call: &'static str, failure: &RedisFailure) {
+        let mut trouble = self.trouble();
+        trouble.why = Some(failure.to_string());
+        self.set_up(false);
+        if trouble.may_complain() {
+            trouble.told = true;
+            tracing::warn!(call, error = %failure, "lost Redis; limits hold per gateway until it is back");
         }
-        self.look.notify_one();
+    }
+
+    fn find_again(&self) {
+        if self.set_up(true) && std::mem::take(&mut self.trouble().told) {
+            tracing::info!("Redis does its work again");
+        }
     }
 
     fn complain(&self, call: &'static str, failure: &RedisFailure) {
-        let now = Instant::now();
-        let mut complained = self
-            .complained
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|last| now - last >= COMPLAIN) {
-            *complained = Some(now);
+        if self.trouble().may_complain() {
             tracing::warn!(call, error = %failure, "Redis refuses calls");
         }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether that changed anything.
@@ -179,13 +238,35 @@ impl Inner {
         self.up.swap(up, Ordering::AcqRel) != up
     }
 
-    async fn ping(&self, limit: Duration) -> bool {
+    /// Whether Redis can be used.
+    async fn probe(&self, limit: Duration) -> Result<(), RedisFailure> {
         let mut manager = self.manager();
-        let ping = redis::cmd("PING");
-        matches!(
-            tokio::time::timeout(limit, ping.query_async::<()>(&mut manager)).await,
-            Ok(Ok(()))
-        )
+        let probed = async {
+            let Some(prefix) = self.prefix.get() else {
+                return redis::cmd("PING").query_async(&mut manager).await;
+            };
+            let mut pipeline = redis::pipe();
+            pipeline.invoke_script(&PROBE.key(format!("{prefix}{{bm:probe}}:hash")));
+            let key = format!("{prefix}{{bm:probe}}");
+            pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(10_000);
+            let _done: (i64, String) = run_scripts(&mut manager, &pipeline, &[&PROBE]).await?;
+            Ok(())
+        };
+        match tokio::time::timeout(limit, probed).await {
+            Ok(probed) => probed.map_err(RedisFailure::Redis),
+            Err(_) => Err(RedisFailure::Timeout(limit)),
+        }
+    }
+}
+
+impl Trouble {
+    fn may_complain(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.complained.is_none_or(|last| now - last >= COMPLAIN);
+        if may {
+            self.complained = Some(now);
+        }
+        may
     }
 }
 
@@ -205,6 +286,7 @@ async fn watch(inner: Weak<Inner>) {
         let Some(handle) = inner.upgrade() else {
             return;
         };
+        let began = Instant::now();
         let up = handle.up.load(Ordering::Acquire);
         let pause = if up { CHECK } else { RETRY };
         // A loss is looked into at once, the first time: a single slow answer costs a moment only.
@@ -212,17 +294,19 @@ async fn watch(inner: Weak<Inner>) {
         let was_up = handle.up.load(Ordering::Acquire);
         // A connection has to be made first, perhaps, and that may take longer than a command.
         let limit = if was_up { handle.timeout } else { CONNECT };
-        let answers = handle.ping(limit).await;
-        if !answers && !was_up {
-            handle.reopen();
-        }
-        if handle.set_up(answers) {
-            if answers {
-                tracing::info!("Redis answers again");
-            } else {
-                tracing::warn!("Redis does not answer");
+        match handle.probe(limit).await {
+            Ok(()) => handle.find_again(),
+            Err(failure) => {
+                handle.lose("probe", &failure);
+                // After a failover the old connection may lead to what is now a replica.
+                if !was_up && !failure.is_refusal() {
+                    handle.reopen();
+                }
             }
         }
+        drop(handle);
+        // However many calls fail meanwhile: neither probes nor connections at their rate.
+        tokio::time::sleep(RETRY.saturating_sub(began.elapsed())).await;
     }
 }
 

@@ -20,6 +20,7 @@ mod phase;
 mod run;
 pub mod serve;
 pub mod shutdown;
+pub mod supervise;
 pub mod telemetry;
 pub mod vars;
 

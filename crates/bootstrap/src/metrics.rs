@@ -98,6 +98,15 @@ fn describe() {
     metrics::describe_gauge!("process_resident_memory_bytes", "Memory in use.");
     metrics::describe_gauge!("process_open_fds", "Open files and sockets.");
     metrics::describe_gauge!("process_threads", "Threads.");
+    metrics::describe_gauge!("bm_http_connections", "HTTP connections that are open.");
+    metrics::describe_counter!(
+        "bm_http_slow_heads_total",
+        "Connections closed with 408 because a request's head did not end in time."
+    );
+    metrics::describe_counter!(
+        "bm_task_restarts_total",
+        "Background tasks begun again after a panic, by task."
+    );
 }
 
 fn record_process() {

@@ -13,8 +13,8 @@ pub struct TimestampError;
 
 /// 0001-01-01T00:00:00Z
 const MIN_MILLIS: i64 = -62_135_596_800_000;
-/// 9999-12-30T00:00:00Z, within what jiff can print
-const MAX_MILLIS: i64 = 253_402_128_000_000;
+/// 9999-12-31T23:59:59.999Z; jiff's own range ends some hours earlier.
+const MAX_MILLIS: i64 = 253_402_300_799_999;
 
 impl Timestamp {
     /// From milliseconds since the epoch; refused outside the years 0001 to 9999.
@@ -56,12 +56,12 @@ impl Timestamp {
         if !shaped {
             return Err(TimestampError);
         }
-        let parsed: jiff::Timestamp = text.parse().map_err(|_| TimestampError)?;
-        // Floor, so that the text and its milliseconds never differ by sign of rounding.
-        let millis = parsed.as_nanosecond().div_euclid(1_000_000);
-        i64::try_from(millis)
-            .map_err(|_| TimestampError)
-            .and_then(Self::from_millis)
+        match text.parse::<jiff::Timestamp>() {
+            Ok(parsed) => floor_millis(parsed.as_nanosecond()),
+            Err(_) => parse_beyond_jiff(text),
+        }
+        .ok_or(TimestampError)
+        .and_then(Self::from_millis)
     }
 
     /// `self + millis`, staying within the years 0001 to 9999.
@@ -70,22 +70,44 @@ impl Timestamp {
         Self::clamped(self.0.saturating_add(millis))
     }
 
-    /// The same instant as jiff's type.
+    /// The same instant as jiff's type; jiff's last one for the few hours of 9999 after it.
     pub fn to_jiff(self) -> jiff::Timestamp {
-        // In range by construction.
-        jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX)
     }
+}
+
+/// Floor, so that a text and its milliseconds never differ by sign of rounding.
+fn floor_millis(nanos: i128) -> Option<i64> {
+    i64::try_from(nanos.div_euclid(1_000_000)).ok()
+}
+
+const EPOCH: jiff::civil::DateTime = jiff::civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// `9999-12-31T23:59:59Z`, which stands for "for ever", is beyond jiff's timestamps, but not beyond
+/// its dates.
+fn parse_beyond_jiff(text: &str) -> Option<i64> {
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+    let local = pieces.date().to_datetime(pieces.time()?);
+    let offset = pieces.to_numeric_offset()?;
+    let nanos =
+        local.duration_since(EPOCH).as_nanos() - i128::from(offset.seconds()) * 1_000_000_000;
+    floor_millis(nanos)
 }
 
 impl From<jiff::Timestamp> for Timestamp {
     fn from(ts: jiff::Timestamp) -> Self {
-        Self::clamped(ts.as_millisecond())
+        Self::clamped(floor_millis(ts.as_nanosecond()).unwrap_or(MAX_MILLIS))
     }
 }
 
 impl std::fmt::Display for Timestamp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3}", self.to_jiff())
+        let at = self.to_jiff();
+        if at < jiff::Timestamp::MAX {
+            return write!(f, "{at:.3}");
+        }
+        let since = jiff::SignedDuration::from_millis(self.0);
+        write!(f, "{:.3}Z", EPOCH.saturating_add(since))
     }
 }
 
@@ -134,8 +156,46 @@ mod tests {
             "20260102T030405Z",
             "yesterday",
             "2026-13-02T03:04:05Z",
+            "9999-12-31T24:00:00Z",
+            "9999-12-31T23:00:00-01:00",
+            "9999-12-31T23:00:00",
+            "0000-12-31T23:59:59Z",
         ] {
             assert!(Timestamp::parse_rfc3339(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn all_of_the_years_1_to_9999_can_be_said() {
+        for (text, printed) in [
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000Z"),
+            ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59.999Z"),
+            ("9999-12-31T23:59:59-00:00", "9999-12-31T23:59:59.000Z"),
+            ("9999-12-31T23:59:59+14:00", "9999-12-31T09:59:59.000Z"),
+            ("9999-12-30T21:59:59.999Z", "9999-12-30T21:59:59.999Z"),
+            ("9999-12-30T22:00:01Z", "9999-12-30T22:00:01.000Z"),
+            ("9998-12-31t23:59:59z", "9998-12-31T23:59:59.000Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000Z"),
+        ] {
+            let at = Timestamp::parse_rfc3339(text).unwrap();
+            assert_eq!(at.to_string(), printed, "{text}");
+            assert_eq!(Timestamp::parse_rfc3339(printed), Ok(at));
+            assert_eq!(Timestamp::from_millis(at.as_millis()), Ok(at));
+        }
+        assert_eq!(
+            Timestamp::clamped(i64::MAX).to_string(),
+            "9999-12-31T23:59:59.999Z"
+        );
+        // What jiff cannot hold is its last instant.
+        assert_eq!(Timestamp::clamped(i64::MAX).to_jiff(), jiff::Timestamp::MAX);
+    }
+
+    #[test]
+    fn jiffs_instants_are_floored_as_texts_are() {
+        for nanos in [-1, 1, -1_000_000, -1_000_001, 1_999_999] {
+            let jiff = jiff::Timestamp::from_nanosecond(nanos).unwrap();
+            let text = Timestamp::parse_rfc3339(&jiff.to_string()).unwrap();
+            assert_eq!(Timestamp::from(jiff), text, "{nanos}");
         }
     }
 }

@@ -68,6 +68,64 @@ pub(crate) fn event(user: &str, id: &str, metadata: &str, more: Value) -> GameEv
     GameEvent::from_json(event.to_string().as_bytes()).unwrap()
 }
 
+/// What PostgreSQL gives back for a JSONB of this JSON: keys by length, the last of equal keys,
+/// numbers without exponent.
+pub(crate) fn jsonb(raw: &str) -> String {
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Number(number) => out.push_str(&numeric(&number.to_string())),
+            Value::Array(list) => {
+                out.push('[');
+                for (i, value) in list.iter().enumerate() {
+                    out.push_str(if i > 0 { ", " } else { "" });
+                    write(value, out);
+                }
+                out.push(']');
+            }
+            Value::Object(map) => {
+                let mut members: Vec<_> = map.iter().collect();
+                members.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
+                out.push('{');
+                for (i, (name, value)) in members.into_iter().enumerate() {
+                    out.push_str(if i > 0 { ", " } else { "" });
+                    out.push_str(&Value::from(name.as_str()).to_string());
+                    out.push_str(": ");
+                    write(value, out);
+                }
+                out.push('}');
+            }
+            other => out.push_str(&other.to_string()),
+        }
+    }
+    let mut out = String::new();
+    write(&serde_json::from_str(raw).unwrap(), &mut out);
+    out
+}
+
+/// PostgreSQL's text of a numeric.
+fn numeric(text: &str) -> String {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let exponent: i32 = exponent.parse().unwrap();
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let negative = whole.starts_with('-');
+    let mut digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let mut scale = fraction.len() as i32 - exponent;
+    while scale < 0 {
+        digits.push('0');
+        scale += 1;
+    }
+    while (digits.len() as i32) <= scale {
+        digits.insert(0, '0');
+    }
+    let (whole, fraction) = digits.split_at(digits.len() - scale as usize);
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let zero = digits.bytes().all(|b| b == b'0');
+    let sign = if negative && !zero { "-" } else { "" };
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{sign}{whole}{point}{fraction}")
+}
+
 /// A record of `game.events`, appended at `millis`.
 pub(crate) fn game_record(offset: i64, millis: i64, event: &GameEvent) -> Record {
     Record {

@@ -1,7 +1,29 @@
 //! Numbers as JSONB keeps them: live events and events read back from the archive must look the same.
 
+use serde_json::Value;
+
 /// Exponents beyond this are no numbers to us; PostgreSQL's numeric ends before it too.
 const MAX_EXPONENT: i64 = 1_000_000;
+
+/// Most decimal places PostgreSQL's numeric keeps.
+pub(crate) const MAX_SCALE: i64 = 16_383;
+
+/// Bytes of the text PostgreSQL gives back for a JSONB of this value: a space after each `,` and
+/// `:`, and numbers without exponent.
+pub(crate) fn jsonb_len(value: &Value) -> usize {
+    let separators = |members: usize| 2 + 2 * members.saturating_sub(1);
+    match value {
+        Value::Number(number) => Decimal::parse(number.as_str()).map_or(0, |n| n.plain_len()),
+        Value::Array(list) => separators(list.len()) + list.iter().map(jsonb_len).sum::<usize>(),
+        Value::Object(map) => {
+            let members = map.iter();
+            let text = |text: &str| Value::from(text).to_string().len();
+            let members = members.map(|(name, value)| text(name) + 2 + jsonb_len(value));
+            separators(map.len()) + members.sum::<usize>()
+        }
+        plain => plain.to_string().len(),
+    }
+}
 
 /// A JSON number by value: `digits * 10^exponent`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +100,13 @@ impl Decimal {
         let zeros = "0".repeat(usize::try_from(self.exponent).ok()?);
         let sign = if self.negative { "-" } else { "" };
         format!("{sign}{}{zeros}", self.digits).parse().ok()
+    }
+
+    /// How long it is without exponent, with the decimal places that JSONB keeps.
+    fn plain_len(&self) -> usize {
+        let whole = (self.digits.len() as i64 + self.exponent).max(1);
+        let fraction = if self.scale > 0 { 1 + self.scale } else { 0 };
+        usize::from(self.negative).saturating_add_signed((whole + fraction) as isize)
     }
 
     /// One text per number, however written.

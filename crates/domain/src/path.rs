@@ -28,7 +28,8 @@ impl MetadataPath {
     /// As many parts as metadata may be deep.
     pub const MAX_PARTS: usize = 16;
 
-    /// Takes `text` if it is a path. A leading `metadata.` is understood and left out.
+    /// Takes `text`, as a studio writes it, if it is a path. A leading `metadata.` is understood and
+    /// left out.
     pub fn new(text: &str) -> Result<Self, PathError> {
         if text.chars().count() > Self::MAX_CHARS {
             return Err(PathError::TooLong);
@@ -41,6 +42,12 @@ impl MetadataPath {
             return Err(PathError::TooDeep);
         }
         Ok(Self(text.to_owned()))
+    }
+
+    /// Takes what [`MetadataPath::as_str`] gave, as it is: `metadata.` at its beginning is a name in
+    /// the metadata.
+    pub(crate) fn stored(text: String) -> Self {
+        Self(text)
     }
 
     /// The path without `metadata.`.
@@ -78,6 +85,11 @@ mod tests {
         for text in ["weapon.kind.x", "list.0", "none"] {
             assert_eq!(MetadataPath::new(text).unwrap().find(&metadata), None);
         }
+        let inner = MetadataPath::new("metadata.metadata.x").unwrap();
+        assert_eq!(inner.as_str(), "metadata.x");
+        assert_eq!(MetadataPath::stored(inner.as_str().to_owned()), inner);
+        let metadata = json!({"x": 1, "metadata": {"x": 2}});
+        assert_eq!(inner.find(&metadata), Some(&json!(2)));
         for text in ["", ".", "a..b", "a.", "metadata."] {
             assert_eq!(MetadataPath::new(text), Err(PathError::EmptyPart), "{text}");
         }

@@ -9,7 +9,7 @@ use bm_contracts::{GameEvent, Timestamp, Topic, hash};
 use bm_engine::domain::Emit;
 use bm_engine::{ConfigDemand, Domain, Poison, Record, Scope};
 
-use crate::quest::QuestRules;
+use crate::quest::{EventFacts, QuestRules};
 use crate::record;
 
 /// Names a row of `events_raw`: its unique key, with the column it is partitioned by first.
@@ -91,7 +91,7 @@ pub struct RouterDomain;
 /// A record of `game.events`, understood.
 #[derive(Debug)]
 pub struct RouterInput {
-    event: GameEvent,
+    facts: EventFacts,
     key: EventKey,
     body_hash: [u8; 16],
 }
@@ -99,7 +99,7 @@ pub struct RouterInput {
 impl RouterInput {
     /// The event; `ingested_at` is the record's time.
     pub fn event(&self) -> &GameEvent {
-        &self.event
+        self.facts.event()
     }
 }
 
@@ -167,7 +167,7 @@ impl Domain for RouterDomain {
                 ),
             },
             body_hash: hash::body_hash(&event),
-            event,
+            facts: EventFacts::new(event, record.timestamp),
         })
     }
 
@@ -186,6 +186,7 @@ impl Domain for RouterDomain {
         input: &RouterInput,
         scope: &mut Scope<'_, Self>,
     ) -> Result<(), Poison> {
+        let event = input.event();
         match scope.state(&input.key) {
             Some(seen) if seen.body_hash == input.body_hash => return Ok(()),
             Some(_) => {
@@ -193,7 +194,7 @@ impl Domain for RouterDomain {
                     "event_id_reused",
                     format!(
                         "eventId {} was used before by an event with another body",
-                        input.event.event_id
+                        event.event_id
                     ),
                 ));
             }
@@ -206,7 +207,7 @@ impl Domain for RouterDomain {
             },
         );
         scope.row(EventRow {
-            event: input.event.clone(),
+            event: event.clone(),
             event_key: input.key.event_key,
             body_hash: input.body_hash,
             ingested_at: record.timestamp,
@@ -215,8 +216,8 @@ impl Domain for RouterDomain {
             config_seq: rules.seq,
             correlation_id: record.correlation_id().map(ToOwned::to_owned),
         });
-        if rules.quests.wants(&input.event, rules.seq) {
-            scope.emit(forward(Topic::QuestEvents, &input.event, rules.seq));
+        if rules.quests.wants(&input.facts, rules.seq) {
+            scope.emit(forward(Topic::QuestEvents, event, rules.seq));
         }
         Ok(())
     }

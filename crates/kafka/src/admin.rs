@@ -377,7 +377,7 @@ impl TopicAdmin {
             };
             return match answer {
                 Ok(metadata) => {
-                    self.observer.forget();
+                    self.observer.forget_fault();
                     Ok(Cluster::from(&metadata))
                 }
                 Err(error) => {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bm_kafka::{Fetched, Fetcher, Membership, MembershipEvent, OutboxPublisher};
+use bm_kafka::{Fetched, Fetcher, KafkaError, Membership, MembershipEvent, OutboxPublisher};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::RunnerError;
+use crate::metrics::LaneGauges;
 use crate::slot::{Flow, ReadToken};
 use crate::status::RunnerStatus;
 use crate::worker::Message;
@@ -45,20 +46,22 @@ pub(crate) struct Coordinator {
     processor: &'static str,
     /// Of the topic read, when the processor started.
     partition_count: i32,
+    gauges: LaneGauges,
 }
 
 /// How often the topic's partitions are counted: nothing else tells a lane that runs of a change.
 const RECOUNT: Duration = Duration::from_secs(10);
 
-/// Resolves when the topic has another number of partitions than `known`.
-async fn repartitioned(fetcher: Arc<Fetcher>, known: i32) -> i32 {
+/// Resolves when the topic has another number of partitions than `known`, with that number, or when
+/// the broker refuses to tell for a reason that will not pass.
+async fn recount(fetcher: Arc<Fetcher>, known: i32) -> Result<i32, KafkaError> {
     loop {
         tokio::time::sleep(RECOUNT).await;
-        // Where the broker cannot be asked, it takes no records either.
-        if let Ok(found) = fetcher.partition_count().await
-            && found != known
-        {
-            return found;
+        match fetcher.partition_count().await {
+            Ok(found) if found != known => return Ok(found),
+            Err(error) if error.is_lasting() => return Err(error),
+            // Where the broker cannot be asked now, it takes no records either.
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -89,6 +92,7 @@ impl Coordinator {
             status,
             processor,
             partition_count,
+            gauges: LaneGauges::new(processor),
         }
     }
 
@@ -101,7 +105,7 @@ impl Coordinator {
         let mut hints = tokio::time::interval(Duration::from_secs(1));
         hints.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reader = Arc::clone(&self.fetcher);
-        let recounted = repartitioned(Arc::clone(&reader), self.partition_count);
+        let recounted = recount(Arc::clone(&reader), self.partition_count);
         tokio::pin!(recounted);
         let failed = loop {
             tokio::select! {
@@ -118,10 +122,13 @@ impl Coordinator {
                 },
                 () = publisher.stopped() => break Some("the lanes' publisher ended".to_owned()),
                 Some(command) = self.commands.recv() => self.obey(command),
-                _ = hints.tick() => self.send_hints(),
+                _ = hints.tick() => {
+                    self.send_hints();
+                    self.gauges.show(&self.status);
+                }
                 found = &mut recounted => {
-                    self.repartitioned(found);
-                    recounted.set(repartitioned(Arc::clone(&reader), found));
+                    let known = self.recounted(found);
+                    recounted.set(recount(Arc::clone(&reader), known));
                 }
                 fetched = reader.recv() => {
                     if let Some(fatal) = self.fetched(fetched) {
@@ -145,6 +152,7 @@ impl Coordinator {
             self.obey(command);
         }
         self.send_hints();
+        self.gauges.show(&self.status);
         self.membership.leave().await;
         match failed {
             Some(reason) => Err(RunnerError::CannotGoOn(reason)),
@@ -199,6 +207,7 @@ impl Coordinator {
                     error,
                     "group membership has a problem that will not pass until someone acts"
                 );
+                self.status.refused();
             }
             MembershipEvent::Fatal(error) => return Some(error),
         }
@@ -257,17 +266,31 @@ impl Coordinator {
     }
 
     /// Keys go to other partitions than their state: every lane looks at its row again, and halts.
-    fn repartitioned(&self, found: i32) {
-        let error = format!(
-            "the topic has {found} partitions now, it had {} when the processor started",
-            self.partition_count
-        );
+    /// Gives the number of partitions now.
+    fn recounted(&self, found: Result<i32, KafkaError>) -> i32 {
+        match found {
+            Ok(found) => {
+                self.fail_all(&format!(
+                    "the topic has {found} partitions now, it had {} when the processor started",
+                    self.partition_count
+                ));
+                found
+            }
+            Err(error) => {
+                self.fail_all(&error.to_string());
+                self.partition_count
+            }
+        }
+    }
+
+    /// No lane can be read on: each begins again from its row, and counts as stalled while it cannot.
+    fn fail_all(&self, error: &str) {
         for &partition in self.flows.keys() {
             self.tell(
                 partition,
                 Message::ReadFailed {
                     partition,
-                    error: error.clone(),
+                    error: error.to_owned(),
                 },
             );
         }
@@ -301,6 +324,7 @@ impl Coordinator {
                     error,
                     "reading has a problem that will not pass until someone acts"
                 );
+                self.fail_all(&error);
             }
             Fetched::Transient { error } => {
                 tracing::warn!(

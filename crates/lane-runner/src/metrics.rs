@@ -16,8 +16,6 @@ pub(crate) struct RunnerMetrics {
     pub(crate) fence_refusals: Counter,
     pub(crate) replies_lost: Counter,
     pub(crate) commit_errors: Counter,
-    /// Lanes by state: assigned, running, stalled, halted.
-    lanes: [Gauge; 4],
 }
 
 impl RunnerMetrics {
@@ -33,12 +31,22 @@ impl RunnerMetrics {
             fence_refusals: counter!("bm_lane_fence_refusals_total", "processor" => processor),
             replies_lost: counter!("bm_lane_replies_lost_total", "processor" => processor),
             commit_errors: counter!("bm_lane_commit_errors_total", "processor" => processor),
-            lanes: ["assigned", "running", "stalled", "halted"]
-                .map(|state| gauge!("bm_lanes", "processor" => processor, "state" => state)),
         }
     }
+}
 
-    /// Shows how many lanes are in which state.
+/// How many lanes are in which state.
+pub(crate) struct LaneGauges([Gauge; 4]);
+
+impl LaneGauges {
+    pub(crate) fn new(processor: &'static str) -> Self {
+        Self(
+            ["assigned", "running", "stalled", "halted"]
+                .map(|state| gauge!("bm_lanes", "processor" => processor, "state" => state)),
+        )
+    }
+
+    /// Shows how many lanes are in which state. For one task to call: two would show each other's past.
     pub(crate) fn show(&self, status: &RunnerStatus) {
         let counts = [
             status.assigned(),
@@ -46,7 +54,7 @@ impl RunnerMetrics {
             status.stalled(),
             status.halted(),
         ];
-        for (gauge, count) in self.lanes.iter().zip(counts) {
+        for (gauge, count) in self.0.iter().zip(counts) {
             gauge.set(count as f64);
         }
     }

@@ -12,9 +12,6 @@ use bm_storage::{LaneStore, LaneTable, Storage, StorageConfig, StoreError};
 
 use crate::{Runner, RunnerConfig, RunnerConfigError, RunnerError, RunnerStatus};
 
-/// How long the database's connections may take to close.
-const CLOSING: Duration = Duration::from_secs(3);
-
 /// Why a processor could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -50,8 +47,8 @@ where
     let vars = &ctx.vars;
     let kafka = KafkaConfig::from_vars(|name| vars.get(name))?;
     let mut config = RunnerConfig::from_vars(D::PROCESSOR, |name| vars.get(name))?;
-    // Two per worker, for one given back is asked first whether it still works; and two to take
-    // lanes with and for health.
+    // Two per worker, for one that erred is looked at before it is used again; and two to take lanes
+    // with and for health.
     let pool = 2 * config.workers as u32 + 2;
     let database = StorageConfig::from_vars(D::PROCESSOR, pool, |name| vars.get(name))?;
     // The database's own limits, on getting a connection and on the statement, come first: what they
@@ -78,8 +75,7 @@ where
         status,
     };
     let ended = runner.run(ctx.shutdown.token()).await;
-    // A statement under way is the database's to end; nothing waits for it any more.
-    let _closed = tokio::time::timeout(CLOSING, storage.close()).await;
+    storage.close().await;
     Ok(ended?)
 }
 

@@ -102,7 +102,8 @@ pub(crate) struct Slot<K: Hash + Eq, S> {
     /// How often the lane was lost in mid-work since its last commit: to another owner, with a reply,
     /// or to a reading that failed. A take that succeeds between two of them is no progress.
     pub(crate) setbacks: u32,
-    /// Commits the database refused in a row for this lane alone, and when to try again.
+    /// Batches of this lane alone that could not be committed in a row (refused, or its rules or a state
+    /// of it cannot be read), and when to try again.
     pub(crate) refusals: u32,
     pub(crate) not_before: Option<Instant>,
     pub(crate) flags: LaneFlags,
@@ -168,14 +169,26 @@ impl<K: Hash + Eq, S> Slot<K, S> {
         self.failed_takes.max(self.setbacks)
     }
 
+    /// The group took the lane away: what went wrong with it is the next owner's to find out.
+    pub(crate) fn given_up(&mut self) {
+        self.failed_takes = 0;
+        self.setbacks = 0;
+    }
+
+    fn comes_to_nothing(&self) -> bool {
+        // One that runs and has nothing to do is not held up by what was.
+        let idle = self.reading == Reading::Running && self.buffer.is_empty();
+        self.refusals > 0
+            || self.failed_takes >= STALLED_AFTER
+            || (self.setbacks >= STALLED_AFTER && !idle)
+    }
+
     pub(crate) fn current_flags(&self) -> LaneFlags {
         LaneFlags {
             assigned: self.lane.is_assigned() || self.lane.is_halted(),
             running: self.reading == Reading::Running,
             halted: self.lane.is_halted(),
-            stalled: self.refusals > 0
-                || self.failed_takes >= STALLED_AFTER
-                || self.setbacks >= STALLED_AFTER,
+            stalled: self.lane.is_assigned() && self.comes_to_nothing(),
         }
     }
 }

@@ -13,6 +13,8 @@ const LATE_ACK: Duration = Duration::from_secs(15);
 #[derive(Default)]
 pub struct RunnerStatus {
     joined: AtomicBool,
+    /// The group does not let the process in, and will not until someone acts.
+    refused: AtomicBool,
     assigned: AtomicUsize,
     running: AtomicUsize,
     halted: AtomicUsize,
@@ -49,7 +51,8 @@ impl RunnerStatus {
         self.halted.load(Ordering::Relaxed)
     }
 
-    /// Lanes whose commit the database refuses again and again.
+    /// Lanes that come to nothing: their batch cannot be committed, they cannot be taken, they are lost
+    /// to others again and again, or the database has been away for a while.
     pub fn stalled(&self) -> usize {
         self.stalled.load(Ordering::Relaxed)
     }
@@ -58,6 +61,7 @@ impl RunnerStatus {
     /// than partitions leave some without any, which is no fault.
     pub fn is_ready(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
+            && !self.refused.load(Ordering::Relaxed)
             && self.running() == self.assigned()
             && self.late_acks().is_none()
     }
@@ -82,6 +86,11 @@ impl RunnerStatus {
 
     pub(crate) fn joined(&self) {
         self.joined.store(true, Ordering::Relaxed);
+        self.refused.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn change(&self, before: LaneFlags, after: LaneFlags) {

@@ -55,7 +55,8 @@ pub(crate) struct Worker<D: Domain, S> {
     /// The database could not be asked; all lanes wait until then.
     pub(crate) pause_until: Option<Instant>,
     pub(crate) failures: u32,
-    /// Most records of the next batch; small while the record that the database refuses is looked for.
+    /// Most records of the next batch; small while the record that the database refuses is looked for,
+    /// and after a batch that it did not get through in time.
     pub(crate) most_records: usize,
     /// Batches left that hold one lane only, to find out whose commit the database refuses.
     pub(crate) one_lane_batches: usize,
@@ -146,7 +147,9 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 self.carry_out(partition, decision, None);
             }
             Message::Revoked { partition } => {
-                let decision = self.slot(partition).lane.revoked();
+                let slot = self.slot(partition);
+                slot.given_up();
+                let decision = slot.lane.revoked();
                 self.carry_out(partition, decision, None);
             }
             Message::ReadBegan { partition, token } => {
@@ -367,11 +370,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         let waits = self.failures >= STALLED_AFTER;
         for slot in self.slots.values_mut() {
             let mut flags = slot.current_flags();
-            flags.stalled |= waits && flags.assigned;
+            flags.stalled |= waits && flags.assigned && !slot.buffer.is_empty();
             if flags != slot.flags {
                 self.shared.status.change(slot.flags, flags);
                 slot.flags = flags;
-                self.shared.metrics.show(&self.shared.status);
             }
         }
     }

@@ -125,7 +125,7 @@ pub struct Requests {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Event<'a> {
+struct Wire<'a> {
     event_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_name: Option<String>,
@@ -196,7 +196,7 @@ impl Requests {
         let game = &plan.games[self.random.random_range(0..plan.games.len())];
         let user = format!("player-{}", self.random.random_range(0..plan.players));
         self.events += 1;
-        let event = Event {
+        let event = Wire {
             event_type: drawn.event_type.as_str(),
             event_name: drawn.event_name,
             user_id: &user,

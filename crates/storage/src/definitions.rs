@@ -2,13 +2,13 @@
 
 use bm_contracts::messages::ConfigMessage;
 use bm_contracts::{GameId, QuestId, StudioId, Topic};
-use bm_domain::definition::{DefinitionFile, QuestDefinition};
-use bm_domain::quest::QuestStatus;
+use bm_domain::definition::{DefinitionFile, NamedGames, QuestDefinition};
 use serde_json::value::RawValue;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::arrays::{SqlTime, sql_time};
+use crate::config_outbox::add_to_outbox;
 use crate::error::{Failure, StoreError};
 use crate::pool::Storage;
 use crate::session::run;
@@ -22,6 +22,10 @@ pub struct Applied {
     pub messages: Vec<ConfigMessage>,
     /// Definitions that were there already, word for word.
     pub unchanged: usize,
+    /// Games that were added, and games that were renamed. Neither counts as a definition.
+    pub games_added: Vec<GameId>,
+    /// See `games_added`.
+    pub games_renamed: Vec<GameId>,
 }
 
 /// What only the database knows to be wrong with a file of definitions.
@@ -81,6 +85,17 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// What is wrong with the games a file names, for a file that cannot be saved because of other
+    /// faults: all of them are told together.
+    pub async fn faults_of_games(&self, named: &NamedGames) -> Result<Vec<ApplyFault>, StoreError> {
+        const NAME: &str = "definitions_games";
+        let owners = run!(self, NAME, |connection| owners(connection, named))
+            .map_err(|failure| failure.into_store_error(NAME))?;
+        Ok(game_faults(named, &owners, true))
+    }
+}
+
 type Outcome = Result<Applied, Vec<ApplyFault>>;
 
 async fn apply_within(
@@ -92,7 +107,7 @@ async fn apply_within(
     let counter = sqlx::query_scalar!("SELECT value FROM config_counter FOR UPDATE")
         .fetch_one(&mut *tx)
         .await?;
-    save_games(&mut tx, file).await?;
+    let (games_added, games_renamed) = save_games(&mut tx, file).await?;
     let studios = match studios_of(&mut tx, file).await? {
         Ok(studios) => studios,
         Err(faults) => {
@@ -104,17 +119,16 @@ async fn apply_within(
     let unchanged = file.quests.len() - changes.len();
     let mut applied = Applied {
         config_seq: counter,
-        messages: Vec::with_capacity(changes.len()),
+        messages: Vec::new(),
         unchanged,
+        games_added,
+        games_renamed,
     };
-    for change in &changes {
-        save_quest(&mut tx, change).await?;
-        let message = change.message();
-        add_to_outbox(&mut tx, Topic::ConfigQuests, &message).await?;
-        applied.config_seq = change.config_seq;
-        applied.messages.push(message);
-    }
-    if !changes.is_empty() {
+    if let Some(last) = changes.last() {
+        save_quests(&mut tx, &changes).await?;
+        applied.messages = changes.iter().map(QuestChange::message).collect();
+        add_to_outbox(&mut tx, Topic::ConfigQuests, &applied.messages).await?;
+        applied.config_seq = last.config_seq;
         sqlx::query!("UPDATE config_counter SET value = $1", applied.config_seq)
             .execute(&mut *tx)
             .await?;
@@ -123,77 +137,109 @@ async fn apply_within(
     Ok(Ok(applied))
 }
 
-/// Adds games and renames those of the same studio; leaves another studio's as they are.
-async fn save_games(tx: &mut PgConnection, file: &DefinitionFile) -> Result<(), sqlx::Error> {
+/// Adds games and renames those of the same studio, and says which; leaves another studio's as
+/// they are.
+async fn save_games(
+    tx: &mut PgConnection,
+    file: &DefinitionFile,
+) -> Result<(Vec<GameId>, Vec<GameId>), sqlx::Error> {
     if file.games.is_empty() {
-        return Ok(());
+        return Ok((Vec::new(), Vec::new()));
     }
     let studios: Vec<&str> = file.games.iter().map(|g| g.studio_id.as_str()).collect();
     let games: Vec<&str> = file.games.iter().map(|g| g.game_id.as_str()).collect();
     let names: Vec<&str> = file.games.iter().map(|g| g.name.as_str()).collect();
-    sqlx::query!(
+    // A row that was inserted, and not updated, has no older version to be cleared away: xmax is 0.
+    let saved = sqlx::query!(
         r#"
         INSERT INTO games (studio_id, game_id, name)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
         ON CONFLICT (game_id) DO UPDATE SET name = excluded.name, updated_at = now()
         WHERE games.studio_id = excluded.studio_id AND games.name <> excluded.name
+        RETURNING game_id, (xmax = 0) AS "added!"
         "#,
         &studios as _,
         &games as _,
         &names as _,
     )
-    .execute(tx)
+    .fetch_all(tx)
     .await?;
-    Ok(())
+    let was_added = |game: &GameId| {
+        let row = saved.iter().find(|row| row.game_id == game.as_str());
+        row.map(|row| row.added)
+    };
+    let of = |added: bool| {
+        let games = file.games.iter().map(|game| &game.game_id);
+        games
+            .filter(|game| was_added(game) == Some(added))
+            .cloned()
+            .collect()
+    };
+    Ok((of(true), of(false)))
 }
 
-/// The studio of each quest's game, in the quests' order; or every fault.
+/// The studio of each quest's game, in the quests' order; or every fault. The file's own games are
+/// saved by now.
 async fn studios_of(
     tx: &mut PgConnection,
     file: &DefinitionFile,
 ) -> Result<Result<Vec<StudioId>, Vec<ApplyFault>>, sqlx::Error> {
-    let games: Vec<&str> = file
-        .games
-        .iter()
-        .map(|game| &game.game_id)
-        .chain(file.quests.iter().map(|quest| &quest.game_id))
-        .map(GameId::as_str)
+    let named = NamedGames::of(file);
+    let owners = owners(tx, &named).await?;
+    let faults = game_faults(&named, &owners, false);
+    if !faults.is_empty() {
+        return Ok(Err(faults));
+    }
+    let studio = |(_, game): &(usize, GameId)| owners.get(game.as_str()).cloned();
+    Ok(Ok(named.quests.iter().filter_map(studio).collect()))
+}
+
+type Owners = std::collections::BTreeMap<String, StudioId>;
+
+/// The studios of those games that are there.
+async fn owners(tx: &mut PgConnection, named: &NamedGames) -> Result<Owners, sqlx::Error> {
+    let games = named.games.iter().map(|(_, game, _)| game.as_str());
+    let games: Vec<&str> = games
+        .chain(named.quests.iter().map(|(_, game)| game.as_str()))
         .collect();
-    let owners: std::collections::BTreeMap<String, String> = sqlx::query!(
+    sqlx::query!(
         "SELECT game_id, studio_id FROM games WHERE game_id = ANY ($1::text[])",
         &games as _,
     )
     .fetch_all(tx)
     .await?
     .into_iter()
-    .map(|row| (row.game_id, row.studio_id))
-    .collect();
+    .map(|row| {
+        let studio = StudioId::new(row.studio_id).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        Ok((row.game_id, studio))
+    })
+    .collect()
+}
+
+/// What is wrong with the games a file names. With `would_add`, its own games are not saved yet,
+/// and those that nobody has will be the file's.
+fn game_faults(named: &NamedGames, owners: &Owners, would_add: bool) -> Vec<ApplyFault> {
     let mut faults = Vec::new();
-    for (index, game) in file.games.iter().enumerate() {
-        if owners.get(game.game_id.as_str()).map(String::as_str) != Some(game.studio_id.as_str()) {
+    for (index, game_id, studio) in &named.games {
+        let owner = owners.get(game_id.as_str());
+        if owner.map_or(!would_add, |owner| owner != studio) {
             faults.push(ApplyFault::ForeignGame {
-                index,
-                game_id: game.game_id.clone(),
+                index: *index,
+                game_id: game_id.clone(),
             });
         }
     }
-    let mut studios = Vec::with_capacity(file.quests.len());
-    for (index, quest) in file.quests.iter().enumerate() {
-        match owners.get(quest.game_id.as_str()) {
-            Some(studio) => studios.push(
-                StudioId::new(studio.as_str()).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
-            ),
-            None => faults.push(ApplyFault::UnknownGame {
-                index,
-                game_id: quest.game_id.clone(),
-            }),
+    for (index, game_id) in &named.quests {
+        let will_be = || would_add && named.games.iter().any(|(_, game, _)| game == game_id);
+        let known = owners.contains_key(game_id.as_str()) || will_be();
+        if !known {
+            faults.push(ApplyFault::UnknownGame {
+                index: *index,
+                game_id: game_id.clone(),
+            });
         }
     }
-    Ok(if faults.is_empty() {
-        Ok(studios)
-    } else {
-        Err(faults)
-    })
+    faults
 }
 
 /// A quest that gets a new version.
@@ -215,7 +261,7 @@ impl QuestChange<'_> {
             id: self.quest.quest_id.as_str().to_owned(),
             version: self.version,
             config_seq: self.config_seq,
-            status: QuestStatus::Active.as_str().to_owned(),
+            status: self.quest.status.as_str().to_owned(),
             definition: self.definition.clone(),
         }
     }
@@ -230,12 +276,14 @@ async fn changed_quests<'a>(
     let games: Vec<&str> = file.quests.iter().map(|q| q.game_id.as_str()).collect();
     let quests: Vec<&str> = file.quests.iter().map(|q| q.quest_id.as_str()).collect();
     let definitions: Vec<String> = file.quests.iter().map(QuestDefinition::to_stored).collect();
+    let statuses: Vec<&str> = file.quests.iter().map(|q| q.status.as_str()).collect();
     let rows = sqlx::query!(
         r#"
         SELECT q.id AS "id?", q.version AS "version?",
-               (v.definition IS NOT DISTINCT FROM u.definition::jsonb AND q.status = $4) AS "same!"
-        FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY
-            AS u (game_id, quest_id, definition, place)
+               (v.definition IS NOT DISTINCT FROM u.definition::jsonb
+                AND v.status IS NOT DISTINCT FROM u.status) AS "same!"
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY
+            AS u (game_id, quest_id, definition, status, place)
         LEFT JOIN quests AS q ON q.game_id = u.game_id AND q.quest_id = u.quest_id
         LEFT JOIN quest_versions AS v ON v.quest_id = q.id AND v.version = q.version
         ORDER BY u.place
@@ -243,7 +291,7 @@ async fn changed_quests<'a>(
         &games as _,
         &quests as _,
         &definitions,
-        QuestStatus::Active.as_str(),
+        &statuses as _,
     )
     .fetch_all(tx)
     .await?;
@@ -267,19 +315,47 @@ async fn changed_quests<'a>(
     Ok(changes)
 }
 
-async fn save_quest(tx: &mut PgConnection, change: &QuestChange<'_>) -> Result<(), sqlx::Error> {
-    let quest = change.quest;
-    let start: Option<SqlTime> = quest.start_date.map(sql_time);
-    let end: Option<SqlTime> = quest.end_date.map(sql_time);
+/// Saves new versions and current rows, all in one statement: the counter is held meanwhile.
+async fn save_quests(
+    tx: &mut PgConnection,
+    changes: &[QuestChange<'_>],
+) -> Result<(), sqlx::Error> {
+    let all = |text: fn(&QuestDefinition) -> &str| -> Vec<&str> {
+        changes.iter().map(|change| text(change.quest)).collect()
+    };
+    let definitions: Vec<&str> = changes.iter().map(|c| c.definition.get()).collect();
+    let ids: Vec<Option<Uuid>> = changes.iter().map(|change| change.id).collect();
+    let studios: Vec<&str> = changes.iter().map(|c| c.studio_id.as_str()).collect();
+    let descriptions: Vec<Option<&str>> = changes
+        .iter()
+        .map(|change| change.quest.description.as_deref())
+        .collect();
+    let times = |time: fn(&QuestDefinition) -> Option<bm_contracts::Timestamp>| {
+        let times = changes
+            .iter()
+            .map(|change| time(change.quest).map(sql_time));
+        times.collect::<Vec<Option<SqlTime>>>()
+    };
+    let versions: Vec<i32> = changes.iter().map(|change| change.version).collect();
+    let seqs: Vec<i64> = changes.iter().map(|change| change.config_seq).collect();
     sqlx::query!(
         r#"
-        WITH input AS (SELECT $1::text::jsonb AS definition), saved AS (
+        WITH input AS (
+            SELECT id, studio_id, game_id, quest_id, name, description, definition::jsonb,
+                   start_date, end_date, status, version, config_seq
+            FROM unnest(
+                $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[]
+            ) AS u (id, studio_id, game_id, quest_id, name, description, definition,
+                    start_date, end_date, status, version, config_seq)
+        ), saved AS (
             INSERT INTO quests (
                 id, studio_id, game_id, quest_id, name, description, conditions, rewards,
                 start_date, end_date, status, version, config_seq
             )
-            SELECT coalesce($2::uuid, gen_random_uuid()), $3, $4, $5, $6, $7,
-                   definition -> 'conditions', definition -> 'rewards', $8, $9, $10, $11, $12
+            SELECT coalesce(id, gen_random_uuid()), studio_id, game_id, quest_id, name, description,
+                   definition -> 'conditions', definition -> 'rewards', start_date, end_date,
+                   status, version, config_seq
             FROM input
             ON CONFLICT (game_id, quest_id) DO UPDATE
             SET name = excluded.name, description = excluded.description,
@@ -287,125 +363,29 @@ async fn save_quest(tx: &mut PgConnection, change: &QuestChange<'_>) -> Result<(
                 start_date = excluded.start_date, end_date = excluded.end_date,
                 status = excluded.status, version = excluded.version,
                 config_seq = excluded.config_seq, updated_at = now()
-            RETURNING id
+            RETURNING id, game_id, quest_id
         )
         INSERT INTO quest_versions (quest_id, version, studio_id, config_seq, status, definition)
-        SELECT saved.id, $11, $3, $12, $10, input.definition FROM saved, input
+        SELECT saved.id, input.version, input.studio_id, input.config_seq, input.status,
+               input.definition
+        FROM saved JOIN input USING (game_id, quest_id)
         "#,
-        change.definition.get(),
-        change.id,
-        change.studio_id.as_str(),
-        quest.game_id.as_str(),
-        quest.quest_id.as_str(),
-        quest.name,
-        quest.description,
-        start as _,
-        end as _,
-        QuestStatus::Active.as_str(),
-        change.version,
-        change.config_seq,
+        &ids as _,
+        &studios as _,
+        &all(|quest| quest.game_id.as_str()) as _,
+        &all(|quest| quest.quest_id.as_str()) as _,
+        &all(|quest| &quest.name) as _,
+        &descriptions as _,
+        &definitions as _,
+        &times(|quest| quest.start_date) as _,
+        &times(|quest| quest.end_date) as _,
+        &all(|quest| quest.status.as_str()) as _,
+        &versions,
+        &seqs,
     )
     .execute(tx)
     .await?;
     Ok(())
-}
-
-async fn add_to_outbox(
-    tx: &mut PgConnection,
-    topic: Topic,
-    message: &ConfigMessage,
-) -> Result<(), sqlx::Error> {
-    let value = serde_json::to_vec(message).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
-    sqlx::query!(
-        "INSERT INTO config_outbox (studio_id, topic, key, value) VALUES ($1, $2, $3, $4)",
-        message.studio_id.as_str(),
-        topic.name(),
-        format!("{}:{}", message.game_id, message.id),
-        value,
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// A `config.*` message that is saved and not yet known to be published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingConfigMessage {
-    /// Names it in [`Storage::config_messages_published`].
-    pub id: i64,
-    /// Where to.
-    pub topic: Topic,
-    /// `gameId:id`
-    pub key: String,
-    /// A [`ConfigMessage`] as JSON.
-    pub value: Vec<u8>,
-}
-
-/// Held while messages are claimed, so that only one publisher has any.
-const CLAIM_LOCK: i64 = 0x626d_636f_6e66_6967;
-
-impl Storage {
-    /// The oldest messages to be published (up to 500), in order; they are the caller's for 30 s,
-    /// and until then nobody else gets any: two publishers could append an older version last.
-    /// So give up an append that takes longer.
-    pub async fn pending_config_messages(&self) -> Result<Vec<PendingConfigMessage>, StoreError> {
-        const NAME: &str = "config_outbox_claim";
-        let mut messages = run!(self, NAME, |connection| claim(connection))
-            .map_err(|failure| failure.into_store_error(NAME))?
-            .into_iter()
-            .map(|(id, topic, key, value)| {
-                let topic = Topic::from_name(&topic).ok_or_else(|| StoreError::Corrupt {
-                    statement: NAME,
-                    why: format!("message {id} is for the unknown topic {topic}"),
-                })?;
-                Ok(PendingConfigMessage {
-                    id,
-                    topic,
-                    key,
-                    value,
-                })
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        messages.sort_unstable_by_key(|message| message.id);
-        Ok(messages)
-    }
-
-    /// The broker has these: they need not be published again.
-    pub async fn config_messages_published(&self, ids: &[i64]) -> Result<(), StoreError> {
-        const NAME: &str = "config_outbox_done";
-        run!(self, NAME, |connection| sqlx::query!(
-            "DELETE FROM config_outbox WHERE id = ANY ($1)",
-            ids
-        )
-        .execute(connection))
-        .map(|_| ())
-        .map_err(|failure| failure.into_store_error(NAME))
-    }
-}
-
-async fn claim(
-    connection: &mut PgConnection,
-) -> Result<Vec<(i64, String, String, Vec<u8>)>, sqlx::Error> {
-    let mut tx = connection.begin().await?;
-    // A statement of its own: the next one then sees what the previous holder committed.
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", CLAIM_LOCK)
-        .fetch_one(&mut *tx)
-        .await?;
-    let rows = sqlx::query!(
-        r#"
-        UPDATE config_outbox SET claimed_until = clock_timestamp() + interval '30 seconds'
-        WHERE id IN (SELECT id FROM config_outbox ORDER BY id LIMIT 500)
-          AND NOT EXISTS (SELECT FROM config_outbox WHERE claimed_until > clock_timestamp())
-        RETURNING id, topic, key, value
-        "#
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.id, row.topic, row.key, row.value))
-        .collect())
 }
 
 /// A quest's place in the database, for messages and tests.

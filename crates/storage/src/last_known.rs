@@ -11,6 +11,9 @@ use crate::session::run;
 impl Storage {
     /// Keeps `snapshot` as what is known at `now`; an older one never replaces a newer one.
     ///
+    /// The database's own clock bounds what is newer: a copy is never kept as of a later time, and one
+    /// that says so is replaced. A writer whose clock is ahead would keep all others out.
+    ///
     /// It must hold hashes of keys only, never keys.
     pub async fn save_last_known_studios(
         &self,
@@ -21,9 +24,9 @@ impl Storage {
         let text = snapshot.to_string();
         run!(self, NAME, |connection| sqlx::query!(
             r#"
-            INSERT INTO studios_last_known AS known (saved_at, snapshot) VALUES ($1, $2::text::jsonb)
+            INSERT INTO studios_last_known AS known (saved_at, snapshot) VALUES (LEAST($1, now()), $2::text::jsonb)
             ON CONFLICT (id) DO UPDATE SET saved_at = excluded.saved_at, snapshot = excluded.snapshot
-            WHERE known.saved_at <= excluded.saved_at
+            WHERE known.saved_at <= excluded.saved_at OR known.saved_at > now()
             "#,
             sql_time(now) as _,
             text,

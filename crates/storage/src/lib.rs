@@ -5,6 +5,7 @@
 
 mod arrays;
 pub mod config;
+pub mod config_outbox;
 pub mod definitions;
 pub mod error;
 pub mod games;

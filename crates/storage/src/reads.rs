@@ -1,5 +1,7 @@
 //! What tools and tests read: a player's progress and grants, the archive in log order, the lanes.
 
+use std::collections::BTreeMap;
+
 use bm_contracts::messages::GrantStatus;
 use bm_contracts::{
     EventId, EventType, GameEvent, GameId, IdError, QuestId, StudioId, Timestamp, UserId,
@@ -7,8 +9,9 @@ use bm_contracts::{
 use bm_domain::Amount;
 use bm_domain::routing::EventRow;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use crate::arrays::{SqlTime, from_sql};
+use crate::arrays::{SqlTime, from_sql, sql_time};
 use crate::error::StoreError;
 use crate::pool::Storage;
 use crate::quest_store::StoredProgress;
@@ -113,6 +116,48 @@ impl Storage {
                 })
             })
             .collect()
+    }
+
+    /// Which of these quests the player has completed, and when: the time of the event that did it.
+    pub async fn quests_completed(
+        &self,
+        user: &UserId,
+        quests: &[Uuid],
+    ) -> Result<BTreeMap<Uuid, Timestamp>, StoreError> {
+        const NAME: &str = "quests_completed";
+        let rows = run!(self, NAME, |connection| sqlx::query!(
+            r#"
+            SELECT quest_id, completed_at AS "completed_at!: SqlTime"
+            FROM quest_progress
+            WHERE quest_id = ANY ($2::uuid[]) AND user_id = $1 AND completed_at IS NOT NULL
+            "#,
+            user.as_str(),
+            quests,
+        )
+        .fetch_all(connection))
+        .map_err(|failure| failure.into_store_error(NAME))?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.quest_id, from_sql(row.completed_at)))
+            .collect())
+    }
+
+    /// Where in `game.events` the event stands that counts under this key (partition, offset);
+    /// `None` when the router has not come to one yet.
+    pub async fn event_place(
+        &self,
+        event_key: &[u8; 16],
+        occurred_at: Timestamp,
+    ) -> Result<Option<(i32, i64)>, StoreError> {
+        const NAME: &str = "event_place";
+        let row = run!(self, NAME, |connection| sqlx::query!(
+            "SELECT log_partition, log_offset FROM events_raw WHERE event_key = $1 AND occurred_at = $2",
+            event_key.as_slice(),
+            sql_time(occurred_at) as SqlTime,
+        )
+        .fetch_optional(connection))
+        .map_err(|failure| failure.into_store_error(NAME))?;
+        Ok(row.map(|row| (row.log_partition, row.log_offset)))
     }
 
     /// A player's grants in a game, oldest first.
@@ -253,12 +298,10 @@ impl ArchivedEvent {
         // In the order JSONB keeps them, which is not the client's.
         let extra: Vec<(String, Box<RawValue>)> = match self.extra {
             None => Vec::new(),
-            Some(text) => {
-                serde_json::from_str::<std::collections::BTreeMap<String, Box<RawValue>>>(&text)
-                    .map_err(json)?
-                    .into_iter()
-                    .collect()
-            }
+            Some(text) => serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text)
+                .map_err(json)?
+                .into_iter()
+                .collect(),
         };
         Ok(EventRow {
             event: GameEvent {

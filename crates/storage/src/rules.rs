@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bm_contracts::{GameId, IdError, QuestId, StudioId};
-use bm_domain::quest::{QuestRules, QuestStatus, StoredQuest};
+use bm_domain::quest::{QuestRules, QuestStatus, RulesError, StoredQuest};
 use bm_domain::routing::RouteRules;
 use bm_engine::domain::ConfigDemand;
 use serde_json::value::RawValue;
@@ -13,18 +13,23 @@ use crate::error::StoreError;
 use crate::pool::Storage;
 use crate::session::run;
 
+/// The statement that reads definitions.
+const QUEST_CHANGES: &str = "quest_changes";
+
 /// Compiled definitions that can be brought up to date.
 pub trait Rules: Send + Sync + Sized + 'static {
     /// They hold every version saved up to this value of the config counter.
     fn config_seq(&self) -> i64;
 
-    /// `held` (or nothing) and the versions saved since, which reach up to `config_seq`. The error
-    /// says which version cannot be used and why.
+    /// `held` (or nothing) and the versions saved since, which reach up to `config_seq`.
     fn extended(
         held: Option<&Self>,
         config_seq: i64,
         versions: Vec<StoredQuest>,
-    ) -> Result<Self, String>;
+    ) -> Result<Self, RulesError>;
+
+    /// The quests among them.
+    fn quests(&self) -> &QuestRules;
 }
 
 impl Rules for QuestRules {
@@ -36,12 +41,15 @@ impl Rules for QuestRules {
         held: Option<&Self>,
         config_seq: i64,
         versions: Vec<StoredQuest>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, RulesError> {
         match held {
             Some(held) => held.with_changes(config_seq, versions),
             None => Self::build(config_seq, versions),
         }
-        .map_err(|e| e.to_string())
+    }
+
+    fn quests(&self) -> &QuestRules {
+        self
     }
 }
 
@@ -54,12 +62,16 @@ impl Rules for RouteRules {
         held: Option<&Self>,
         config_seq: i64,
         versions: Vec<StoredQuest>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, RulesError> {
         let quests = held.map(|held| held.quests.as_ref());
         Ok(Self {
             seq: config_seq,
             quests: Arc::new(QuestRules::extended(quests, config_seq, versions)?),
         })
+    }
+
+    fn quests(&self) -> &QuestRules {
+        &self.quests
     }
 }
 
@@ -117,17 +129,32 @@ impl<R: Rules> RulesReader<R> {
                 held: config_seq,
             });
         }
+        let corrupt = |why: String| StoreError::Corrupt {
+            statement: QUEST_CHANGES,
+            why,
+        };
         let count = versions.len();
         // Compiling many definitions takes long enough to stop other tasks of this thread.
         let compiled =
             tokio::task::spawn_blocking(move || R::extended(base.as_deref(), config_seq, versions))
                 .await
-                .map_err(|e| e.to_string())
-                .and_then(|result| result)
-                .map_err(|why| StoreError::Corrupt {
-                    statement: "quest_changes",
-                    why,
+                .map_err(|e| corrupt(e.to_string()))?
+                .map_err(|e| match e {
+                    RulesError::NoCompiler(e) => StoreError::Unavailable {
+                        statement: QUEST_CHANGES,
+                        message: e.to_string(),
+                    },
+                    e @ RulesError::Backwards { .. } => corrupt(e.to_string()),
                 })?;
+        for broken in compiled.quests().broken_since(since) {
+            tracing::error!(
+                game.id = %broken.game_id(),
+                quest.id = %broken.quest_id(),
+                quest.version = broken.version(),
+                why = broken.broken().unwrap_or_default(),
+                "a quest's definition cannot be used: events for it become dead letters, all else counts"
+            );
+        }
         let compiled = Arc::new(compiled);
         *newest = Some(Arc::clone(&compiled));
         tracing::debug!(config.seq = config_seq, versions = count, "rules loaded");
@@ -152,7 +179,7 @@ impl Storage {
         &self,
         since: i64,
     ) -> Result<(i64, Vec<StoredQuest>), StoreError> {
-        const NAME: &str = "quest_changes";
+        const NAME: &str = QUEST_CHANGES;
         // One statement sees one moment.
         let rows = run!(self, NAME, |connection| sqlx::query!(
             r#"

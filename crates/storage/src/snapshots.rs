@@ -128,7 +128,8 @@ impl Storage {
     /// `bm_db_oldest_snapshot_seconds` and, by `holder`, `bm_db_oldest_snapshot_transactions`.
     pub async fn snapshot_holders(&self) -> Result<Vec<SnapshotHolder>, StoreError> {
         const NAME: &str = "snapshot_holders";
-        // A transaction that has written keeps versions between its statements too, by its id.
+        // Of another role's session PostgreSQL shows little to who is not in `pg_monitor`: neither
+        // kind nor age, but that it holds something. A transaction that has written keeps versions between its statements too, by its id.
         let rows = run!(self, NAME, |connection| sqlx::query!(
             r#"
             SELECT h.kind AS "kind!", h.name AS "name!", h.application AS "application!",
@@ -143,7 +144,8 @@ impl Storage {
                 WHERE (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)
                   AND pid <> pg_backend_pid()
                   AND (backend_type = 'walsender'
-                       OR backend_type = 'client backend' AND datname = current_database())
+                       OR coalesce(backend_type, 'client backend') = 'client backend'
+                          AND datname = current_database())
                 UNION ALL
                 SELECT 'prepared', gid, owner::text, 'prepared', prepared, age(transaction)::bigint
                 FROM pg_prepared_xacts WHERE database = current_database()

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bm_bootstrap::supervise;
 use bm_contracts::Timestamp;
+use tokio::sync::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{StudioAuthConfig, StudioSource};
@@ -42,27 +44,36 @@ impl StudioDirectory {
         last_known: Option<Arc<dyn LastKnown>>,
         clock: Clock,
     ) -> Self {
+        describe_metrics();
         let stop = CancellationToken::new();
         match &config.source {
             StudioSource::File(path) => {
                 let shared = Arc::new(Shared::new("file", None, clock));
-                let mut watch = file::FileWatch::new(path.clone(), Arc::clone(&shared));
-                watch.look().await;
-                spawn(&stop, watch.run());
+                let watch = file::FileWatch::new(path.clone(), Arc::clone(&shared));
+                let watch = Arc::new(Mutex::new(watch));
+                watch.lock().await.look().await;
+                spawn(&stop, "studios-file", move || {
+                    file::watch(Arc::clone(&watch))
+                });
                 Self::with(shared, None, stop)
             }
             StudioSource::Firestore(config) => {
                 let shared = Arc::new(Shared::new("firestore", Some(config.max_stale), clock));
                 let source = Arc::new(FirestoreSource::new(config.clone(), Arc::clone(&shared)));
                 if let Some(store) = last_known {
-                    spawn(
-                        &stop,
-                        last_known::load(Arc::clone(&shared), Arc::clone(&store)),
-                    );
-                    spawn(&stop, last_known::keep(Arc::clone(&shared), store));
+                    let known = (Arc::clone(&shared), store);
+                    let with = known.clone();
+                    spawn(&stop, "last-known-load", move || {
+                        last_known::load(Arc::clone(&with.0), Arc::clone(&with.1))
+                    });
+                    spawn(&stop, "last-known-keep", move || {
+                        last_known::keep(Arc::clone(&known.0), Arc::clone(&known.1))
+                    });
                 }
-                spawn(&stop, Arc::clone(&source).run());
-                spawn(&stop, show_age(Arc::clone(&shared)));
+                let mirror = Arc::clone(&source);
+                spawn(&stop, "studios-mirror", move || Arc::clone(&mirror).run());
+                let shown = Arc::clone(&shared);
+                spawn(&stop, "studios-age", move || show_age(Arc::clone(&shown)));
                 Self::with(shared, Some(Questions::new(source)), stop)
             }
         }
@@ -73,6 +84,7 @@ impl StudioDirectory {
         let shared = Arc::new(Shared::new("fixed", None, clock));
         let documents = documents.into_iter().map(Arc::new).collect();
         shared.publish(documents, Origin::Source, shared.now());
+        shared.set_connected(true);
         shared.report("a fixed set");
         Self::with(shared, None, CancellationToken::new())
     }
@@ -164,9 +176,49 @@ impl std::fmt::Debug for StudioDirectory {
     }
 }
 
-fn spawn(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+/// One that panics is begun again: a mirror that is gone would leave revoked keys alive until what
+/// is known is a day old.
+fn spawn<F>(stop: &CancellationToken, name: &'static str, make: impl FnMut() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let stop = stop.clone();
+    let task = supervise::supervised(name, make);
     tokio::spawn(async move { stop.run_until_cancelled(task).await });
+}
+
+fn describe_metrics() {
+    use metrics::{describe_counter, describe_gauge};
+    describe_gauge!("bm_auth_studios", "Studios that are loaded.");
+    describe_gauge!("bm_auth_keys", "Keys that are loaded, expired ones too.");
+    describe_gauge!(
+        "bm_auth_mirror_age_seconds",
+        "How long ago the source last confirmed what is loaded."
+    );
+    describe_gauge!(
+        "bm_auth_mirror_connected",
+        "1 while the source is followed, so that its changes act."
+    );
+    describe_counter!(
+        "bm_auth_mirror_failures_total",
+        "How often the mirror lost its source."
+    );
+    describe_counter!(
+        "bm_auth_lookups_total",
+        "Keys looked up, by result (known, unknown, inactive, unavailable)."
+    );
+    describe_counter!(
+        "bm_auth_questions_total",
+        "Questions to the source about keys the mirror does not know, by result."
+    );
+    describe_counter!(
+        "bm_auth_questions_suppressed_total",
+        "Keys not asked for, because there were too many questions already."
+    );
+    describe_counter!(
+        "bm_auth_last_known_failures_total",
+        "How often the last-known studios could not be saved."
+    );
 }
 
 async fn show_age(shared: Arc<Shared>) {

@@ -3,7 +3,8 @@
 //! What decides who the studio is and whether its keys are taken (`id`, `tier`,
 //! `subscriptionStatus`) must be right, or the document is refused. Anything else that is wrong (one
 //! key, `rateLimit`, `features`) is left out and reported as a fault, so that a slip in a new key
-//! does not lock out the old one. No fault ever quotes a key.
+//! does not lock out the old one. No fault ever quotes a key. A plain key counts only where its hash
+//! field holds no hash.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -285,6 +286,9 @@ fn keys(fields: &Map<String, Value>, faults: &mut Vec<String>) -> Vec<StudioKey>
             let hash = value.as_str().and_then(KeyHash::from_hex);
             hash.ok_or_else(|| format!("{hashed} must be 64 hexadecimal digits"))
         });
+        // A plain key beside its hash is what a studio left behind when it moved to hashes: it must
+        // not outlive the rotations since.
+        let plain_hash = plain_hash.filter(|_| !matches!(given_hash, Some(Ok(_))));
         for hash in [given_hash, plain_hash].into_iter().flatten() {
             match hash {
                 Ok(hash) => keys.push(StudioKey {
@@ -357,7 +361,6 @@ mod tests {
     #[test]
     fn every_form_of_key_is_read() {
         let document = read(&with(&json!({
-            "apiKey": "a", "secretKey": "b",
             "apiKeyHash": KeyHash::of("c").to_hex(),
             "secretKeyHash": KeyHash::of("d").to_hex().to_uppercase(),
             "keys": [
@@ -371,8 +374,6 @@ mod tests {
             document.keys.iter().find(|k| k.hash == hash).unwrap()
         };
         for (key, kind) in [
-            ("a", KeyKind::Client),
-            ("b", KeyKind::Server),
             ("c", KeyKind::Client),
             ("d", KeyKind::Server),
             ("e", KeyKind::Server),
@@ -382,7 +383,22 @@ mod tests {
         }
         assert_eq!(found("e").expires_at, found("f").expires_at);
         assert_eq!(found("e").name.as_deref(), Some("ci"));
-        assert_eq!(found("a").expires_at, None);
+        assert_eq!(found("c").expires_at, None);
+
+        let document = read(&with(&json!({ "apiKey": "a", "secretKey": "b" })));
+        let kinds: Vec<_> = document.keys.iter().map(|k| (k.hash, k.kind)).collect();
+        let (a, b) = (KeyHash::of("a"), KeyHash::of("b"));
+        assert_eq!(kinds, [(a, KeyKind::Client), (b, KeyKind::Server)]);
+    }
+
+    #[test]
+    fn a_plain_key_left_beside_its_hash_is_none() {
+        let document = read(&with(&json!({
+            "apiKey": "old", "apiKeyHash": KeyHash::of("rotated").to_hex(), "secretKey": "server",
+        })));
+        let hashes: Vec<_> = document.keys.iter().map(|key| key.hash).collect();
+        assert_eq!(hashes, [KeyHash::of("rotated"), KeyHash::of("server")]);
+        assert_eq!(document.faults, Vec::<String>::new());
     }
 
     #[test]

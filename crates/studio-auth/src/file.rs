@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use crate::document::StudioDocument;
 use crate::shared::{Origin, Shared};
@@ -71,13 +72,6 @@ impl FileWatch {
         }
     }
 
-    pub(crate) async fn run(mut self) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            self.look().await;
-        }
-    }
-
     /// Reads the file and takes what it says, if it says something new. A file that is missing,
     /// torn or broken changes nothing.
     pub(crate) async fn look(&mut self) {
@@ -100,6 +94,7 @@ impl FileWatch {
             },
             Err(kind) => Some(kind.to_string()),
         };
+        self.shared.set_connected(problem.is_none());
         let path = self.path.display();
         if let Some(problem) = problem {
             tracing::error!(%path, problem, "cannot use the studios file; what it said before still counts");
@@ -108,6 +103,14 @@ impl FileWatch {
             self.shared.report(format!("{path} is read"));
         }
         self.last = Some(read);
+    }
+}
+
+/// Looks now and then, for ever.
+pub(crate) async fn watch(file: Arc<Mutex<FileWatch>>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        file.lock().await.look().await;
     }
 }
 

@@ -40,7 +40,9 @@ pub type LastKnownError = Box<dyn std::error::Error + Send + Sync>;
 /// Keeps the last-known studios.
 ///
 /// Every gateway saves its own view, so `save` must leave a copy with a later `confirmed_at` alone,
-/// and replace an earlier one as a whole.
+/// and replace an earlier one as a whole. A `confirmed_at` that lies ahead of the store's own clock
+/// is brought back to it, and a copy that lies ahead of it is replaced: one gateway with a wrong clock
+/// must not keep the others' revocations out.
 pub trait LastKnown: Send + Sync {
     /// Keeps `studios` unless a copy confirmed later is there.
     fn save<'a>(&'a self, studios: &'a StoredStudios) -> BoxFuture<'a, Result<(), LastKnownError>>;
@@ -62,11 +64,22 @@ pub(crate) async fn load(shared: Arc<Shared>, store: Arc<dyn LastKnown>) {
                 });
                 let documents: Vec<Arc<StudioDocument>> = documents.map(Arc::new).collect();
                 let count = documents.len();
-                if shared.publish(documents, Origin::LastKnown, kept.confirmed_at) {
+                if !shared.publish(documents, Origin::LastKnown, kept.confirmed_at) {
+                    return;
+                }
+                let confirmed_at = kept.confirmed_at;
+                if shared.health(shared.now()).ready {
                     tracing::info!(
                         studios = count,
-                        confirmed_at = %kept.confirmed_at,
+                        %confirmed_at,
                         "using the last-known studios until Firestore answers"
+                    );
+                } else {
+                    tracing::error!(
+                        studios = count,
+                        %confirmed_at,
+                        "the last-known studios are too old, or of a time to come: no key is taken \
+                         before Firestore answers"
                     );
                 }
                 return;

@@ -100,8 +100,9 @@ impl Questions {
     /// is believed only until the mirror changes, since the change may be the key's revocation.
     pub(crate) async fn ask(&self, key: &str, hash: KeyHash, generation: u64) -> Reply {
         let pending = {
-            let at = Instant::now();
             let mut desk = lock(&self.desk);
+            // Under the lock, so that the allowance sees times in order.
+            let at = Instant::now();
             if let Some(reply) = desk.answers.get(&hash, generation, at) {
                 return reply;
             }
@@ -131,6 +132,7 @@ impl Questions {
         let question = self.oracle.ask(key.to_owned(), hash);
         let desk = Arc::clone(&self.desk);
         let task = tokio::spawn(async move {
+            let entry = Entry { desk, hash };
             let answer = tokio::time::timeout(QUESTION_TIMEOUT, question).await;
             let reply = match answer.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(documents) => match KeyIndex::build(&documents).0.find(&hash) {
@@ -148,18 +150,30 @@ impl Questions {
                 Reply::NoAnswer => "failed",
             };
             metrics::counter!("bm_auth_questions_total", "result" => result).increment(1);
-            let mut desk = lock(&desk);
-            desk.pending.remove(&hash);
+            let mut desk = lock(&entry.desk);
             let at = Instant::now();
             if matches!(reply, Reply::NoAnswer) {
                 desk.paused_until = Some(at + PAUSE_AFTER_FAILURE);
             }
             desk.answers.put(hash, reply.clone(), generation, at);
+            drop(desk);
             reply
         });
         task.map(|joined| joined.unwrap_or(Reply::NoAnswer))
             .boxed()
             .shared()
+    }
+}
+
+/// A question's place among those under way, left however the question ends.
+struct Entry {
+    desk: Arc<Mutex<Desk>>,
+    hash: KeyHash,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.desk).pending.remove(&self.hash);
     }
 }
 

@@ -50,6 +50,7 @@ impl Oracle for Handle {
                     )
                     .unwrap(),
                 ]),
+                "panics" if oracle.asked.load(Ordering::SeqCst) == 1 => panic!("a question panics"),
                 "broken" => Err("away".to_owned()),
                 _ => Ok(Vec::new()),
             }
@@ -146,6 +147,17 @@ async fn after_a_failure_and_while_disconnected_nobody_waits() {
     oracle.connected.store(false, Ordering::SeqCst);
     assert!(matches!(ask(&questions, "known", 1).await, Reply::NoAnswer));
     assert_eq!(oracle.asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_question_that_panics_is_asked_again() {
+    let (oracle, questions) = questions(10);
+    assert!(matches!(
+        ask(&questions, "panics", 1).await,
+        Reply::NoAnswer
+    ));
+    assert!(matches!(ask(&questions, "panics", 1).await, Reply::Unknown));
+    assert_eq!(oracle.asked.load(Ordering::SeqCst), 2);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the directory knows at this moment, how fresh it is, and who must hear of changes.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ pub struct AuthHealth {
     pub source: &'static str,
     /// Keys can be told apart: something is loaded, and it is fresh enough.
     pub ready: bool,
+    /// The source is followed at the moment, so that its changes act. Without it a gateway goes on
+    /// with what it knows.
+    pub connected: bool,
     /// When the source last confirmed what is loaded.
     pub last_fresh: Option<Timestamp>,
     /// How many studios are loaded.
@@ -62,12 +65,16 @@ struct Snapshot {
     generation: u64,
 }
 
+/// Clocks may differ by so much.
+const MAX_SKEW_MS: i64 = 5 * 60_000;
+
 /// `confirmed` before anything was.
 const NEVER: i64 = i64::MIN;
 
 pub(crate) struct Shared {
     snapshot: ArcSwap<Snapshot>,
     confirmed: AtomicI64,
+    connected: AtomicBool,
     max_stale: Option<Duration>,
     source: &'static str,
     detail: Mutex<String>,
@@ -87,6 +94,7 @@ impl Shared {
                 generation: 0,
             }),
             confirmed: AtomicI64::new(NEVER),
+            connected: AtomicBool::new(false),
             max_stale,
             source,
             detail: Mutex::new("nothing loaded yet".to_owned()),
@@ -166,10 +174,21 @@ impl Shared {
 
     /// What is loaded was still right at `at`.
     pub(crate) fn confirm(&self, at: Timestamp) {
-        // A copy written under a clock that runs ahead must not live longer for it.
-        let at = at.min(self.now());
+        let now = self.now();
+        // Nobody can know how old a copy is that was written under a clock far ahead: it must not
+        // become a day younger with every start.
+        if at > now.saturating_add_millis(MAX_SKEW_MS) {
+            return;
+        }
+        let at = at.min(now);
         self.confirmed.fetch_max(at.as_millis(), Ordering::SeqCst);
         self.show_age();
+    }
+
+    /// Says whether the source is followed.
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::SeqCst);
+        metrics::gauge!("bm_auth_mirror_connected").set(if connected { 1.0 } else { 0.0 });
     }
 
     /// Says how it stands with the source.
@@ -212,15 +231,15 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let ready = self.believed(snapshot.origin, now);
-        if snapshot.origin == Origin::LastKnown {
-            detail.push_str("; using the last-known studios");
-        }
         if snapshot.origin != Origin::Nothing && !ready {
             detail.push_str("; what was last known is too old to be believed");
+        } else if snapshot.origin == Origin::LastKnown {
+            detail.push_str("; using the last-known studios");
         }
         AuthHealth {
             source: self.source,
             ready,
+            connected: self.connected.load(Ordering::SeqCst),
             last_fresh: self.last_fresh(),
             studios: snapshot.index.studios(),
             detail,
@@ -294,8 +313,19 @@ mod tests {
         shared.confirm(at(50));
         assert!(knows(&shared, "k", at(101)));
         // The clock shows 1,000: nothing can have been confirmed after that.
-        shared.confirm(at(1_000_000));
+        shared.confirm(at(60_000));
         assert_eq!(shared.health(at(0)).last_fresh, Some(at(1_000)));
+    }
+
+    #[test]
+    fn a_copy_from_the_future_is_of_unknown_age_and_not_believed() {
+        let shared = shared(Some(Duration::from_millis(100)));
+        shared.publish(documents("k"), Origin::LastKnown, at(1_000 + 3_600_000));
+        assert!(!knows(&shared, "k", at(1_000)));
+        let health = shared.health(at(1_000));
+        assert!(!health.ready && health.last_fresh.is_none(), "{health:?}");
+        shared.publish(documents("k"), Origin::Source, at(1_000));
+        assert!(knows(&shared, "k", at(1_000)));
     }
 
     #[test]

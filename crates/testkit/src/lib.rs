@@ -17,6 +17,7 @@ pub mod http;
 pub mod process;
 pub mod proxy;
 pub mod server;
+mod stale;
 pub mod topics;
 pub mod wait;
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::child::LeashedChild;
 use crate::http::{self, Answer};
+use crate::stale;
 
 /// Variables that a process is given from the test's own environment; all others are the test's
 /// to set, so that no address of a developer's shell reaches it.
@@ -31,7 +32,8 @@ pub fn workspace() -> PathBuf {
         .to_path_buf()
 }
 
-/// Where cargo has put the binary `name`: beside the running test.
+/// Where cargo has put the binary `name`: beside the running test. Panics when it was built from
+/// older sources than there are now: it would test what is gone.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a process knows its own file");
     let path = test
@@ -40,12 +42,20 @@ pub fn binary(name: &str) -> PathBuf {
         .map(|folder| folder.join(name))
         .take(2)
         .find(|path| path.is_file());
-    path.unwrap_or_else(|| {
+    let path = path.unwrap_or_else(|| {
         panic!(
             "{name} is not built beside {}: run `cargo build --workspace` first",
             test.display()
         )
-    })
+    });
+    if let Some(newer) = stale::changed_since_built(&path) {
+        panic!(
+            "{} is older than {}: run `cargo build --workspace` first",
+            path.display(),
+            newer.display()
+        );
+    }
+    path
 }
 
 /// How a process is to be run.
@@ -125,11 +135,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// Shorthand for [`ProcessPlan::new`].
-    pub fn plan(name: &str, port: u16) -> ProcessPlan {
-        ProcessPlan::new(name, port)
-    }
-
     /// Its process id; 0 when it was killed or has been waited for.
     pub fn id(&self) -> u32 {
         self.child.as_ref().map_or(0, LeashedChild::id)

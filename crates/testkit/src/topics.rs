@@ -164,6 +164,7 @@ impl TestTopics {
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("linger.ms", "0")
+            .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())
             .create()
             .expect("a Kafka producer can be made");
         let mut topics = Self {

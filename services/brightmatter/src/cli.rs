@@ -8,7 +8,7 @@ use bm_contracts::{GameId, UserId};
 use clap::{Parser, Subcommand};
 
 use crate::error::CliError;
-use crate::{apply, dead_letters, dev, doctor, init, load, migrate, topics, watch};
+use crate::{apply, dead_letters, dev, doctor, hints, init, load, migrate, topics, watch};
 
 /// BrightMatter on the command line. Configuration comes from environment variables and `.env`;
 /// `.env.example` explains each.
@@ -26,6 +26,9 @@ enum Command {
     /// Bring the database schema up to this version, and make the days' partitions of events.
     Migrate,
     /// Create the topics that are missing and report those that differ; changes none that is there.
+    ///
+    /// Exit code: 0 all topics are as wanted; 1 something failed; 2 nothing failed, but topics differ
+    /// (or, with --check, are missing). `create-topics` has the same.
     Topics {
         /// Replicas of each partition [default: BM_REPLICATION_FACTOR, else 1 or 3 by number of brokers].
         #[arg(long, value_parser = clap::value_parser!(i16).range(1..=9))]
@@ -73,8 +76,8 @@ enum DeadLetters {
         #[arg(long, value_parser = game_id)]
         game: Option<GameId>,
         /// At most so many.
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
         /// One JSON object a line, with the record's value.
         #[arg(long)]
         json: bool,
@@ -96,6 +99,7 @@ impl Cli {
 
     /// Does what was asked; the exit code is 0 when all is well.
     pub async fn run(self, ctx: Context) -> Result<ExitCode, CliError> {
+        let vars = ctx.vars.clone();
         let outcome = match self.command {
             Command::Dev => dev::run(ctx).await,
             Command::Migrate => migrate::run(&ctx).await,
@@ -107,14 +111,14 @@ impl Cli {
             }
             Command::Doctor => Box::pin(doctor::run(&ctx)).await,
             Command::DeadLetters(DeadLetters::List { game, limit, json }) => {
-                dead_letters::list(&ctx, game.as_ref(), limit, json).await
+                dead_letters::list(&ctx, game.as_ref(), limit as usize, json).await
             }
             Command::Load(args) => Box::pin(load::run(&ctx, *args)).await,
         };
         match outcome {
             // Whoever read our output has had enough.
             Err(CliError::OutputClosed) => Ok(ExitCode::SUCCESS),
-            outcome => outcome,
+            outcome => outcome.map_err(|error| error.with_hint(|| hints::addresses(&vars))),
         }
     }
 }
@@ -145,5 +149,7 @@ mod tests {
             error.to_string().contains("must not contain ':'"),
             "{error}"
         );
+        // None at all would look as if there were none.
+        Cli::try_parse_from(["brightmatter", "dead-letters", "list", "--limit", "0"]).unwrap_err();
     }
 }

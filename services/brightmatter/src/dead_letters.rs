@@ -2,16 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bm_bootstrap::Context;
 use bm_contracts::messages::DeadLetter;
 use bm_contracts::{GameId, Timestamp, Topic};
-use bm_kafka::{KafkaError, LogReader};
+use bm_kafka::{KafkaConfig, KafkaError, LogReader, Snapshot};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::error::CliError;
 use crate::output::{self, plain};
+use crate::repeats::Repeats;
 use crate::topics;
+
+/// How long a topic may take to have leaders; a fresh one, or one whose broker has just gone.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Between two tries.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A dead letter with the key of the record it is about.
 #[derive(Debug, Clone, Serialize)]
@@ -44,17 +52,17 @@ pub(crate) async fn list(
     json: bool,
 ) -> Result<ExitCode, CliError> {
     let config = topics::config(ctx)?;
-    let snapshot = LogReader::snapshot(&config, Topic::DeadLetter).await;
-    let mut snapshot = snapshot.map_err(|error| match error {
-        KafkaError::UnknownTopic(name) => CliError::NoTopic(name),
-        error => CliError::Kafka(error),
-    })?;
+    let mut snapshot = snapshot(&config).await?;
     let mut newest = Newest {
         limit,
         kept: BTreeMap::new(),
     };
     let mut unreadable = 0_usize;
+    let mut repeats = Repeats::default();
     while let Some(record) = snapshot.next().await? {
+        if repeats.has(Topic::DeadLetter, &record) {
+            continue;
+        }
         let key = String::from_utf8_lossy(&record.key).into_owned();
         if game.is_some_and(|game| game_of(&key) != Some(game.as_str())) {
             continue;
@@ -84,31 +92,51 @@ pub(crate) async fn list(
     Ok(ExitCode::SUCCESS)
 }
 
+/// All of the topic up to now. A partition may be without a leader for a moment, and the broker then
+/// refuses to say where it ends: that is asked again.
+async fn snapshot(config: &KafkaConfig) -> Result<Snapshot, CliError> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        match LogReader::snapshot(config, Topic::DeadLetter).await {
+            Ok(snapshot) => return Ok(snapshot),
+            Err(KafkaError::UnknownTopic(name)) => return Err(CliError::NoTopic(name)),
+            Err(error @ KafkaError::Refused { .. }) if Instant::now() < deadline => {
+                tracing::debug!(error = %error, "the topic cannot be read yet; asking again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(CliError::Kafka(error)),
+        }
+    }
+}
+
 /// The game of a key `gameId:userId` or `gameId:!kind:id`.
-pub(crate) fn game_of(key: &str) -> Option<&str> {
+fn game_of(key: &str) -> Option<&str> {
     key.split_once(':').map(|(game, _)| game)
 }
 
-/// A dead letter in one line: when, whose, where from, what is wrong.
-pub(crate) fn line(key: &str, letter: &DeadLetter) -> String {
+/// What a dead letter is about, where it was read, and what is wrong.
+pub(crate) fn told(letter: &DeadLetter) -> String {
     let definition = letter
         .definition
         .as_ref()
         .map_or_else(String::new, |definition| format!(" for {definition}"));
+    format!(
+        "{}/{}@{} {}{definition}: {}: {}",
+        letter.topic, letter.partition, letter.offset, letter.service, letter.code, letter.error,
+    )
+}
+
+/// A dead letter in one line: when, whose, and what [`told`] says.
+fn line(key: &str, letter: &DeadLetter) -> String {
     let correlation = letter
         .correlation_id
         .as_ref()
         .map_or_else(String::new, |id| format!(" (correlation id {id})"));
     plain(&format!(
-        "{} {} {}/{}@{} {}{definition}: {}: {}{correlation}",
+        "{} {} {}{correlation}",
         letter.failed_at,
         if key.is_empty() { "-" } else { key },
-        letter.topic,
-        letter.partition,
-        letter.offset,
-        letter.service,
-        letter.code,
-        letter.error,
+        told(letter),
     ))
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use bm_domain::definition::Fault;
 use bm_storage::definitions::ApplyError;
 
 /// Why a command failed.
@@ -18,6 +17,14 @@ pub enum CliError {
     /// The database's settings are missing or wrong.
     #[error(transparent)]
     StorageConfig(#[from] bm_storage::config::StorageConfigError),
+    /// An address is missing, and somebody may know it.
+    #[error("{what}; {hint}")]
+    NotSet {
+        /// Which, and what it must look like.
+        what: String,
+        /// Where it may be found.
+        hint: String,
+    },
     /// The broker cannot be used.
     #[error(transparent)]
     Kafka(#[from] bm_kafka::KafkaError),
@@ -67,9 +74,9 @@ pub enum CliError {
          be published by the event router within seconds, or with the next `brightmatter apply`"
     )]
     NotPublished(String),
-    /// Topics are missing, differ or could not be created.
-    #[error("{0}")]
-    Topics(&'static str),
+    /// The report says which and why.
+    #[error("some topics could not be created")]
+    Topics,
     /// Metrics and readiness cannot be served.
     #[error(transparent)]
     Ops(#[from] bm_bootstrap::ops::OpsError),
@@ -89,6 +96,9 @@ pub enum CliError {
         /// Which checks of which services fail, and why.
         what: String,
     },
+    /// Lanes of `brightmatter dev` halted: their log is another than the one they have read.
+    #[error("{0}")]
+    OtherLog(String),
     /// Nobody reads our output any more.
     #[error("output closed")]
     OutputClosed,
@@ -103,8 +113,26 @@ fn lines(faults: &[String]) -> String {
 }
 
 impl CliError {
-    /// A fault of a definition file, one or more.
-    pub(crate) fn faults(path: &std::path::Path, faults: &[Fault]) -> Self {
+    /// With where to find it, if it is that an address is not set.
+    pub(crate) fn with_hint(self, hint: impl FnOnce() -> String) -> Self {
+        use bm_kafka::ConfigError;
+        use bm_storage::config::StorageConfigError;
+        match &self {
+            Self::KafkaConfig(ConfigError::Missing {
+                variable: "REDPANDA_BROKERS",
+                ..
+            })
+            | Self::StorageConfig(StorageConfigError::Missing)
+            | Self::NoStudiosFile => Self::NotSet {
+                what: self.to_string(),
+                hint: hint(),
+            },
+            _ => self,
+        }
+    }
+
+    /// Faults of a definition file, one or more.
+    pub(crate) fn faults(path: &std::path::Path, faults: &[impl ToString]) -> Self {
         Self::Faults {
             path: path.to_owned(),
             faults: faults.iter().map(ToString::to_string).collect(),
@@ -115,10 +143,7 @@ impl CliError {
     pub(crate) fn apply(path: &std::path::Path, error: ApplyError) -> Self {
         match error {
             ApplyError::Store(error) => Self::Store(error),
-            ApplyError::Faults(faults) => Self::Faults {
-                path: path.to_owned(),
-                faults: faults.iter().map(ToString::to_string).collect(),
-            },
+            ApplyError::Faults(faults) => Self::faults(path, &faults),
         }
     }
 }

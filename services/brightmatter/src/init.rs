@@ -9,7 +9,7 @@ use bm_bootstrap::Context;
 
 use crate::error::CliError;
 use crate::studios_file::{self, NewStudio};
-use crate::{apply, output, starter};
+use crate::{apply, hints, output, starter};
 
 /// Makes what is missing of a studio, a game and a quest file called `name`, applies the file and
 /// prints a command that sends an event. Run again it changes nothing of what is there.
@@ -42,19 +42,25 @@ pub(crate) async fn run(ctx: &Context, name: &str) -> Result<ExitCode, CliError>
     let made = create(&file, &starter::definitions(name, name, name))?;
     let what = if made { "made" } else { "there already, kept" };
     output::line(format_args!("file   {}: {what}", file.display()))?;
-    apply::run(ctx, &file).await?;
+    // What is saved counts, published or not: the rest is of use all the same.
+    let published = match apply::run(ctx, &file).await {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(error @ CliError::NotPublished(_)) => Err(error),
+        Err(error) => return Err(error),
+    };
 
     let gateway = starter::gateway_url(&ctx.vars);
     let curl = starter::curl(&gateway, keys.client.as_deref(), name);
     output::line(format_args!(
-        "\nThe file {} says which events count and what they earn:\n{}\nEdit it and run \
-         `brightmatter apply {0}`; what is saved counts for every event from then on.\n\nSend an \
-         event (three complete the quest), and see what becomes of it with `brightmatter watch \
-         --game {name}`:\n\n{curl}",
+        "\nThe file {0} says which events count and what they earn:\n{1}\nEdit it and run\n\n  \
+         {me} apply {0}\n\nWhat is saved counts for every event from then on; docs/definitions.md \
+         explains every field.\n\nSend an event (three complete the quest):\n\n{curl}\n\nSee what \
+         becomes of it:\n\n  {me} watch --game {name}",
         file.display(),
         starter::EXPLAINED,
+        me = hints::me(),
     ))?;
-    Ok(ExitCode::SUCCESS)
+    published
 }
 
 /// Writes a file that is not there yet; says whether it did.

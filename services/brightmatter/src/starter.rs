@@ -36,13 +36,17 @@ pub(crate) fn definitions(studio: &str, game: &str, title: &str) -> String {
 
 /// What the parts of the file mean; definition files are JSON and hold no comments.
 pub(crate) const EXPLAINED: &str =
-    "  games       each belongs to one studio; events of games nobody defined are refused
-  quests      eventType and eventName say which events count; filters compare fields of their
-              metadata; `when` takes a CEL expression, such as: event.metadata.level >= 3
-  progress    progressType count adds 1, accumulate adds the number at valueField,
-              unique counts different values at uniqueField; target completes the quest
-  rewards     any objects with a `type`: each is granted once, when the quest is completed
-  dates       startDate and endDate, if given, bound when events count";
+    "  games       gameId is what events name; it belongs to the one studio at studioId; name is for
+              people. Events of games that nobody defined are refused
+  quests      questId is its own in the game at gameId; name and description are for people
+  conditions  eventType (and eventName, if given) say which events count; filters compare fields
+              of their metadata; `when` takes a CEL expression, such as event.metadata.level >= 3
+  progress    progressType count adds 1, accumulate adds the number at valueField, unique counts
+              different values at uniqueField; target completes the quest
+  rewards     any objects with a `type`; the rest of each (here amount) is yours. Each is granted
+              once, when the quest is completed
+  dates       startDate and endDate, if given, bound when events count
+  status      active, or archived: no event counts any more";
 
 /// A command that posts an event which the quest of [`definitions`] counts. `key` is the client key.
 pub(crate) fn curl(gateway: &str, key: Option<&str>, game: &str) -> String {
@@ -82,6 +86,33 @@ mod tests {
         let read = bm_domain::definition::parse_file(file.as_bytes()).unwrap();
         assert_eq!(read.games.len(), 1);
         assert_eq!(read.quests.len(), 1);
+    }
+
+    #[test]
+    fn every_field_of_the_first_definitions_is_explained() {
+        fn names(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    for (name, value) in map {
+                        found.push(name.clone());
+                        // What stands in filters is the game's own.
+                        if name != "filters" {
+                            names(value, found);
+                        }
+                    }
+                }
+                serde_json::Value::Array(list) => list.iter().for_each(|v| names(v, found)),
+                _ => {}
+            }
+        }
+        let file = serde_json::from_str(&definitions("acme", "g", "G")).unwrap();
+        let mut found = Vec::new();
+        names(&file, &mut found);
+        assert!(found.len() >= 15, "{found:?}");
+        for name in found {
+            let words = EXPLAINED.split(|c: char| !c.is_alphanumeric());
+            assert!(words.into_iter().any(|word| word == name), "{name}");
+        }
     }
 
     #[test]

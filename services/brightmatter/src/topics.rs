@@ -8,6 +8,9 @@ use bm_kafka::{KafkaConfig, TopicAdmin, TopicReport};
 use crate::error::CliError;
 use crate::output;
 
+/// The exit code when nothing failed and not all is as wanted; that of `create-topics`, too.
+const DIFFERENT: u8 = 2;
+
 /// Creates what is missing (unless `check`) and prints what is there.
 pub(crate) async fn run(
     ctx: &Context,
@@ -21,20 +24,28 @@ pub(crate) async fn run(
         admin.reconcile(replication).await?
     };
     output::line(report.to_string().trim_end())?;
-    verdict(&report, check)?;
-    Ok(ExitCode::SUCCESS)
+    created(&report)?;
+    Ok(if report.has_differences() {
+        ExitCode::from(DIFFERENT)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
-/// A topic that differs may be meant to (more partitions); it is an error only to whoever asked to
-/// check.
-pub(crate) fn verdict(report: &TopicReport, check: bool) -> Result<(), CliError> {
+/// A topic that could not be created is an error. One that differs may be meant to (more
+/// partitions), so that is for whoever asked to judge.
+pub(crate) fn created(report: &TopicReport) -> Result<(), CliError> {
     if report.has_failures() {
-        return Err(CliError::Topics("some topics could not be created"));
-    }
-    if check && report.has_differences() {
-        return Err(CliError::Topics("some topics are missing or differ"));
+        return Err(CliError::Topics);
     }
     Ok(())
+}
+
+/// What differs, a line each.
+pub(crate) fn differences(report: &TopicReport) -> Vec<String> {
+    let text = report.to_string();
+    let lines = text.lines().filter(|line| line.starts_with("differs "));
+    lines.map(str::to_owned).collect()
 }
 
 /// The broker's settings.

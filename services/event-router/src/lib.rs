@@ -1,21 +1,18 @@
 //! Makes each event count once, keeps it, and forwards it to the features whose rules want it.
 
 pub mod config_outbox;
-mod supervise;
 mod upkeep;
 
 use std::time::Duration;
 
-use bm_bootstrap::Context;
 use bm_bootstrap::vars::{Vars, VarsError};
+use bm_bootstrap::{Context, supervise};
 use bm_domain::routing::RouterDomain;
 use bm_kafka::KafkaConfig;
 use bm_lane_runner::{ProcessorError, run_processor};
 use bm_storage::maintenance::MIN_KEEP_DAYS;
 use bm_storage::{RouterStore, Storage, StoreError};
 use tokio::task::JoinSet;
-
-use supervise::supervise;
 
 /// How soon what a start needs of the database is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -48,18 +45,20 @@ pub async fn run(ctx: Context) -> Result<(), RouterError> {
         RouterDomain,
         async |ctx: &Context, storage: &Storage| {
             make_days(ctx, storage).await?;
-            let shutdown = &ctx.shutdown;
-            upkeep.spawn(supervise("event-days", shutdown.clone(), {
-                let (clock, storage) = (ctx.clock.clone(), storage.clone());
-                move || upkeep::keep_days(clock.clone(), storage.clone(), keep_days)
+            // Upkeep is not worth the process: days are made 3 days ahead and definitions are
+            // published by whoever saves them. One that panics is an alarm, and begins again.
+            let clock = ctx.clock.clone();
+            let database = storage.clone();
+            upkeep.spawn(supervise::supervised("event-days", move || {
+                upkeep::keep_days(clock.clone(), database.clone(), keep_days)
             }));
-            upkeep.spawn(supervise("snapshots", shutdown.clone(), {
-                let storage = storage.clone();
-                move || upkeep::watch_snapshots(storage.clone())
+            let database = storage.clone();
+            upkeep.spawn(supervise::supervised("snapshots", move || {
+                upkeep::watch_snapshots(database.clone())
             }));
-            upkeep.spawn(supervise("config-outbox", shutdown.clone(), {
-                let storage = storage.clone();
-                move || upkeep::publish_definitions(storage.clone(), kafka.clone())
+            let database = storage.clone();
+            upkeep.spawn(supervise::supervised("config-outbox", move || {
+                upkeep::publish_definitions(database.clone(), kafka.clone())
             }));
             Ok(RouterStore::new(storage.clone()))
         },

@@ -4,6 +4,7 @@
 //! nothing, and a batch costs at most one question, whatever it names.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ pub const AWAY_FOR: Duration = Duration::from_secs(1);
 
 /// More games than these of one studio are not held in memory.
 pub const MAX_GAMES: usize = 10_000;
-/// Questions about different studios at a time: fewer than there are connections, because `/readyz`
-/// needs one.
+/// Questions about different studios at a time: fewer than there are connections by default, because
+/// `/readyz` needs one.
 const AT_ONCE: usize = 3;
 
 type Answer = Result<Arc<Told>, GamesAway>;
@@ -184,7 +185,11 @@ impl GameCache {
         let studio = studio.clone();
         let answer = async move {
             let turn = turns.acquire().await;
-            let answer = asked.await.map(|games| {
+            // A panic must not stay as the answer of every later question.
+            let games = AssertUnwindSafe(asked).catch_unwind().await;
+            let games =
+                games.unwrap_or_else(|_| Err(GamesAway("a panic, which the log shows".into())));
+            let answer = games.map(|games| {
                 Arc::new(Told {
                     too_many: games.len() > MAX_GAMES,
                     games: games.into_iter().take(MAX_GAMES).collect(),

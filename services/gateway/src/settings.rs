@@ -10,7 +10,7 @@ use bm_storage::StorageConfig;
 use bm_storage::config::StorageConfigError;
 use bm_studio_auth::{StudioAuthConfig, StudioAuthConfigError};
 
-/// Database connections: games are asked about once a minute each.
+/// Database connections: each studio's games are asked for about once a minute.
 const DEFAULT_POOL: u32 = 4;
 /// Where a gateway listens unless told otherwise.
 const DEFAULT_ADDRESS: &str = "0.0.0.0:8080";

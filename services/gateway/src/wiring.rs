@@ -163,13 +163,11 @@ pub fn register_health(
     let redis = redis.clone();
     ctx.health
         .register("redis", Need::Reported, CHECK, move || {
-            let answers = redis.redis_ok();
+            let trouble = redis.trouble();
             async move {
-                if answers {
-                    Outcome::ok()
-                } else {
-                    Outcome::failed("does not answer; limits hold per gateway until it does")
-                }
+                trouble.map_or_else(Outcome::ok, |why| {
+                    Outcome::failed(format!("{why}; limits hold per gateway until it is back"))
+                })
             }
         });
     let name = if studios.health().source == "firestore" {
@@ -182,7 +180,8 @@ pub fn register_health(
         let health = studios.health();
         async move {
             let detail = format!("{} studios; {}", health.studios, health.detail);
-            if health.ready {
+            // What was last known may do for a day; that nothing follows the source must show at once.
+            if health.ready && health.connected {
                 Outcome::ok_with(detail)
             } else {
                 Outcome::failed(detail)

@@ -18,22 +18,38 @@ fn seed() -> u64 {
     seed
 }
 
-/// Kills a process while it works: some records after it began to.
-async fn kill_at_work(
-    fleet: &mut Fleet,
-    others: &mut Traffic,
-    random: &mut StdRng,
-    service: Service,
-) {
-    if service == Service::Gateway {
-        others.more(random.random_range(1..40)).await;
-    } else {
-        let before = lanes::applied(&fleet.pool, service).await;
-        fleet
-            .wait_applied(service, before, random.random_range(1..40))
-            .await;
-    }
+/// Kills a processor while it works: some records after it began to.
+async fn kill_at_work(fleet: &mut Fleet, random: &mut StdRng, service: Service) {
+    let before = lanes::applied(&fleet.pool, service).await;
+    fleet
+        .wait_applied(service, before, random.random_range(1..40))
+        .await;
     fleet.process(service, 0).start_again();
+}
+
+/// Kills the first gateway while it works: clients of its alone send without pause, it has accepted
+/// some events since they began, by its own count, and has requests of theirs when it goes. Gives
+/// the clients, who still have to settle these.
+async fn kill_gateway_at_work(fleet: &mut Fleet, random: &mut StdRng) -> Traffic {
+    let accepted = r#"bm_gateway_events_total{status="accepted",code=""}"#;
+    let gateway = fleet.process(Service::Gateway, 0);
+    gateway.wait_ready(Duration::from_mins(1)).await;
+    let before = fleet.metric(Service::Gateway, 0, accepted).await;
+    let pinned = fleet.sender_to(0);
+    let tally = pinned.tally();
+    let clients = Traffic::start_dense(&pinned, fleet.game(), random.random(), 4);
+    let more = f64::from(random.random_range(1..40));
+    fleet
+        .wait_metric(Service::Gateway, 0, accepted, before.unwrap_or(0.0) + more)
+        .await;
+    fleet.process(Service::Gateway, 0).kill();
+    eventually(Duration::from_secs(10), "requests cut off", || async {
+        (tally.cut_off() > 0).then_some(())
+    })
+    .await;
+    fleet.process(Service::Gateway, 0).start_again();
+    clients.send_no_more();
+    clients
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,17 +66,28 @@ async fn every_binary_killed_again_and_again_loses_and_doubles_nothing() {
     for _ in 0..ROUNDS {
         let mut order = Service::ALL;
         order.shuffle(&mut random);
+        let mut cut_off = Vec::new();
         for service in order {
-            kill_at_work(&mut fleet, &mut others, &mut random, service).await;
+            let killing = async {
+                if service == Service::Gateway {
+                    cut_off.push(kill_gateway_at_work(&mut fleet, &mut random).await);
+                } else {
+                    kill_at_work(&mut fleet, &mut random, service).await;
+                }
+            };
+            others.during(killing).await;
         }
+        // What a killed gateway had under way is taken when asked again, not only when its marks end.
         fleet.flush_redis().await;
+        for clients in cut_off {
+            others.during(clients.stop()).await;
+        }
     }
     fleet.wait_ready().await;
     others.more(50).await;
-    // What a killed gateway had under way is taken when asked again, not only when its marks end.
-    fleet.flush_redis().await;
     let settled = others.stop().await;
-    println!("{settled} events settled");
+    let retried = sender.tally().retried();
+    println!("{settled} events settled, {retried} of batches asked for again");
     fleet.verify(0).await;
 }
 

@@ -11,9 +11,14 @@
     reason = "all of it is tests, what they share included"
 )]
 
+mod apply;
 mod crashes;
 mod first_event;
+mod gate;
+mod held_commits;
+mod outbox;
 mod poison;
 mod rebalance;
 mod refusals;
 mod rules_in_force;
+mod studios;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bm_testkit::eventually;
 use bm_tests::traffic::{self, Events};
-use bm_tests::{Fleet, Quest, Service, Step, Traffic};
+use bm_tests::{Fleet, Quest, Sender, Service, Step, Traffic, lanes};
 use serde_json::json;
+
+use crate::held_commits::{self, Gate};
 
 /// Of both kinds of processors that face traffic.
 const PAIRS: [Service; 2] = [Service::EventRouter, Service::QuestProcessor];
@@ -78,101 +80,69 @@ async fn lanes_that_change_hands_under_traffic_lose_and_double_nothing() {
     fleet.verify(0).await;
 }
 
-/// The fence as it is, and one that lets everybody through; both wait for advisory lock 1 first
-/// when their session says so, as a commit would that is held up on its way.
-fn slow_fence(fenced: bool) -> String {
-    let begin = "BEGIN IF current_setting('bm.slow', true) = 'on' THEN PERFORM pg_advisory_xact_lock_shared(1); END IF;";
-    let body = if fenced {
-        "RETURN lanes_advance_at_once(p_processor, p_topic, p_partitions, p_epochs, p_expected, p_next, p_watermarks, p_outboxes, p_last_at, p_last_hash);"
-    } else {
-        "UPDATE lanes AS l SET next_offset = m.next_offset, watermarks = m.watermarks, outbox = m.outbox,
-             last_record_at = m.last_at, last_record_hash = m.last_hash
-         FROM unnest(p_partitions, p_next, p_watermarks, p_outboxes, p_last_at, p_last_hash)
-             AS m (partition, next_offset, watermarks, outbox, last_at, last_hash)
-         WHERE l.processor = p_processor AND l.topic = p_topic AND l.partition = m.partition;
-         RETURN cardinality(p_partitions);"
-    };
-    format!(
-        "CREATE FUNCTION lanes_advance(
-             p_processor text, p_topic text, p_partitions integer[], p_epochs bigint[],
-             p_expected bigint[], p_next bigint[], p_watermarks bytea[], p_outboxes bytea[],
-             p_last_at timestamptz[], p_last_hash bigint[]
-         ) RETURNS integer LANGUAGE plpgsql VOLATILE AS $$ {begin} {body} END $$"
-    )
+/// Twenty of them, so that every lane of a feature has some.
+struct Players {
+    sender: Sender,
+    events: Events,
+}
+
+impl Players {
+    fn of(fleet: &Fleet) -> Self {
+        Self {
+            sender: fleet.log_sender(),
+            events: Events::new(fleet.game(), "e", 1),
+        }
+    }
+
+    /// Each kills so many.
+    async fn kill(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            for player in 0..20 {
+                let player = format!("player-{player}");
+                let event = self.events.of(&player, "enemy_killed", &json!({}));
+                self.sender.send(&event).await;
+            }
+        }
+    }
 }
 
 /// A commit of an owner that stands still arrives when the next owner has gone on for a while.
 /// Gives what the oracle says then.
-async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
-    for statement in [
-        "ALTER FUNCTION lanes_advance RENAME TO lanes_advance_at_once".to_owned(),
-        slow_fence(fenced),
-    ] {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
-            .execute(&fleet.pool)
-            .await
-            .unwrap();
-    }
+async fn a_commit_comes_late(
+    fleet: &mut Fleet,
+    players: &mut Players,
+    fenced: bool,
+) -> Vec<String> {
+    held_commits::install(fleet, fenced).await;
     let never = 1_000_000;
     let quest = Quest::new("kills", "enemy_killed", Step::Count, never);
     fleet.save(quest).await;
     fleet
         .start([Service::EventRouter, Service::RewardProcessor])
         .await;
-    let slow = format!("{}?options=-c%20bm.slow%3Don", fleet.database.url());
-    let variables = [
-        ("RDS_CONNECTION_STRING", slow.as_str()),
-        ("BM_DB_TIMEOUT", "60s"),
-    ];
+    let variables = held_commits::variables(fleet);
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
     let old = fleet.start_with(Service::QuestProcessor, &variables);
     fleet.wait_ready().await;
 
-    let mut sender = fleet.log_sender();
-    let mut events = Events::new(fleet.game(), "e", 1);
-    let mut kill = async |rounds: usize| {
-        for _ in 0..rounds {
-            for player in 0..20 {
-                let player = format!("player-{player}");
-                sender
-                    .send(&events.of(&player, "enemy_killed", &json!({})))
-                    .await;
-            }
-        }
-    };
-    kill(1).await;
+    players.kill(1).await;
     fleet.await_all(0).await;
 
     // The old owner's next commit is under way, and is held up there.
-    let mut gate = fleet.pool.acquire().await.unwrap();
-    sqlx::query("SELECT pg_advisory_lock(1)")
-        .execute(&mut *gate)
-        .await
-        .unwrap();
-    kill(1).await;
-    let pool = fleet.pool.clone();
-    eventually(Duration::from_secs(20), "a commit under way", || async {
-        let waiting: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity
-             WHERE wait_event_type = 'Lock' AND wait_event = 'advisory' AND datname = current_database()",
-        )
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-        (waiting > 0).then_some(())
-    })
-    .await;
+    let gate = Gate::closed(fleet).await;
+    players.kill(1).await;
+    gate.holds_one().await;
     fleet.process(Service::QuestProcessor, old).pause();
 
     let new = fleet.start_with(Service::QuestProcessor, &[]);
     fleet.wait_lanes_of(Service::QuestProcessor, new, 5).await;
-    kill(3).await;
+    players.kill(3).await;
     fleet.await_all(0).await;
 
-    sqlx::query("SELECT pg_advisory_unlock(1)")
-        .execute(&mut *gate)
-        .await
-        .unwrap();
-    drop(gate);
+    gate.open().await;
+    let pool = fleet.pool.clone();
     eventually(Duration::from_secs(20), "the end of that commit", || async {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity
@@ -190,19 +160,81 @@ async fn a_commit_comes_late(fleet: &mut Fleet, fenced: bool) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_arrives_after_its_lane_was_taken_changes_nothing() {
     let mut fleet = Fleet::new().await;
-    let faults = a_commit_comes_late(&mut fleet, true).await;
+    let mut players = Players::of(&fleet);
+    let faults = a_commit_comes_late(&mut fleet, &mut players, true).await;
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+
+    // The old owner reads that it was refused, and has the lanes again when the next one is gone:
+    // what it remembers of the players, from before it stood still, is wrong by now.
     fleet.process(Service::QuestProcessor, 0).resume();
+    let refusals = r#"bm_lane_fence_refusals_total{processor="quest-processor"}"#;
+    fleet
+        .wait_metric(Service::QuestProcessor, 0, refusals, 1.0)
+        .await;
     fleet
         .wait_lanes(Service::QuestProcessor, &[None, None])
         .await;
+    let next = fleet.process(Service::QuestProcessor, 1);
+    next.terminate();
+    assert!(next.wait(Duration::from_secs(20)).await.success());
+    fleet.wait_lanes_of(Service::QuestProcessor, 0, 5).await;
+    players.kill(1).await;
     fleet.verify(0).await;
+}
+
+/// The forgetting of memory after a refusal, alone: the lanes are never revoked, but another writer
+/// takes them, as a rebuild does, and changes what their owner remembers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_is_refused_forgets_what_it_knew() {
+    let mut fleet = Fleet::new().await;
+    let never = 1_000_000;
+    fleet
+        .save(Quest::new("kills", "enemy_killed", Step::Count, never))
+        .await;
+    fleet.start(Service::PROCESSORS).await;
+    let mut players = Players::of(&fleet);
+    players.kill(2).await;
+    fleet.await_all(0).await;
+
+    let mut rebuild = fleet.pool.begin().await.unwrap();
+    for statement in [
+        "UPDATE lanes SET epoch = epoch + 1 WHERE processor = 'quest-processor'",
+        "UPDATE quest_progress SET progress = jsonb_set(progress, '{current}', '100'), version = version + 1",
+    ] {
+        sqlx::query(statement).execute(&mut *rebuild).await.unwrap();
+    }
+    rebuild.commit().await.unwrap();
+    players.kill(1).await;
+    let pool = fleet.pool.clone();
+    let progress = eventually(Duration::from_secs(30), "all events applied", || async {
+        let progress: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT progress->>'current', version FROM quest_progress ORDER BY 1, 2",
+        )
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        let applied = lanes::applied(&pool, Service::QuestProcessor).await;
+        (applied == 60).then_some(progress)
+    })
+    .await;
+    assert_eq!(progress, vec![("101".to_owned(), 4); 20]);
+    // One batch or several, but refused at least once, and never given up.
+    let refusals = r#"bm_lane_fence_refusals_total{processor="quest-processor"}"#;
+    fleet
+        .wait_metric(Service::QuestProcessor, 0, refusals, 1.0)
+        .await;
+    assert_eq!(
+        fleet.running_lanes(Service::QuestProcessor, 0).await,
+        Some(5)
+    );
+    fleet.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_fence_the_oracle_finds_what_a_late_commit_has_undone() {
     let mut fleet = Fleet::new().await;
-    let faults = a_commit_comes_late(&mut fleet, false).await;
+    let mut players = Players::of(&fleet);
+    let faults = a_commit_comes_late(&mut fleet, &mut players, false).await;
     assert!(
         faults.iter().any(|fault| fault.starts_with("progress of")),
         "the oracle saw nothing: {faults:?}"

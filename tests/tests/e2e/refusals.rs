@@ -100,4 +100,15 @@ async fn a_lane_whose_log_is_another_one_halts_and_never_jumps() {
     }
     refuses(&mut fleet, Service::EventRouter, "outside the log").await;
     fleet.end().await;
+
+    // A topic that is not there: nothing is waited for that somebody has to make.
+    topics(&mut fleet).delete("ui.updates").await;
+    for service in Service::PROCESSORS {
+        fleet.start_with(service, &[]);
+        let process = fleet.process(service, 0);
+        let status = process.wait(Duration::from_secs(30)).await;
+        assert!(!status.success(), "{} ended with {status}", service.name());
+        let said = "topic ui.updates does not exist; run create-topics";
+        assert!(process.log().contains(said), "{}", process.log());
+    }
 }

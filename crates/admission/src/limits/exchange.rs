@@ -4,6 +4,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
+use super::ledger::CONFINED_MS;
 use super::limiter::Inner;
 use super::pair::Pair;
 use super::script;
@@ -14,15 +17,16 @@ use crate::clock::SteadyClock;
 use crate::redis_handle::RedisFailure;
 use crate::unique;
 
-/// How often ended leases are reported and losses are looked for.
+/// How often ended leases are reported.
 const TICK: Duration = Duration::from_millis(250);
-/// A heartbeat every so many ticks.
+/// A heartbeat, and a look for losses, every so many ticks.
 const TICKS_PER_BEAT: u32 = 4;
 /// A gateway not heard of for so long does not count.
 const FORGET_GATEWAY_MS: u64 = 10_000;
-/// How long a gateway keeps within its share after a flush or an outage: three heartbeats, in which
-/// every other gateway that reaches Redis has booked its own count.
-const CONFINED_MS: u64 = 3_000;
+/// So many studios' states are looked for in one round trip.
+const CHECKED_AT_ONCE: usize = 256;
+/// So many studios' news are told at a time.
+const REPORTED_AT_ONCE: usize = 16;
 
 impl Inner {
     /// One call for a studio, its answer entered. False: Redis had lost the counters.
@@ -33,11 +37,11 @@ impl Inner {
         need: Pair<u32>,
     ) -> Result<bool, RedisFailure> {
         let sent = self.clock.now();
-        let (ask, generation) = {
+        let (ask, incarnation) = {
             let mut ledger = self.advanced(studio, limits, sent);
             let confined = sent < self.confined_until.load(Ordering::Acquire);
             let ask = ledger.plan(sent, need, self.config.lease_ms, confined);
-            (ask, ledger.generation())
+            (ask, ledger.incarnation())
         };
         let answer = self.call(studio.key.clone(), ask).await;
         let now = self.clock.now();
@@ -45,11 +49,15 @@ impl Inner {
             Ok((grant, born)) => {
                 self.observe(now, born);
                 let mut ledger = self.advanced(studio, limits, now);
-                if ledger.generation() != generation {
+                if ledger.incarnation() != incarnation {
                     return Ok(false);
                 }
-                ledger.settle(now, sent, self.config.ttl_ms, &grant);
+                let kept = ledger.settle(now, sent, self.config.ttl_ms, &grant);
                 drop(ledger);
+                if !kept {
+                    Self::tell_of_loss(studio);
+                    return Ok(false);
+                }
                 for (kind, units) in [
                     ("requests", grant.units.requests),
                     ("events", grant.units.events),
@@ -89,17 +97,55 @@ impl Inner {
     fn observe(&self, now: u64, seen: String) {
         let mut born = lock(&self.born);
         let lost = born.as_ref().is_some_and(|born| *born != seen);
+        // Who comes to a Redis that was flushed a moment ago cannot tell.
+        let newcomer = born.is_none();
         if lost {
             self.generation.fetch_add(1, Ordering::AcqRel);
             metrics::counter!("bm_admission_counters_lost_total").increment(1);
             tracing::warn!("Redis has lost its counters; booking this gateway's own count anew");
         }
         let outage = self.outage.swap(false, Ordering::AcqRel);
-        if lost || outage {
+        if lost || outage || newcomer {
             self.confined_until
                 .store(now + CONFINED_MS, Ordering::Release);
         }
         *born = Some(seen);
+    }
+
+    fn tell_of_loss(studio: &Studio) {
+        metrics::counter!("bm_admission_counters_lost_total").increment(1);
+        tracing::warn!(
+            redis.key = studio.key,
+            "Redis has lost the counters of a studio; booking this gateway's own count anew"
+        );
+    }
+
+    /// Looks whether the states that hold what was admitted here are still there. A gateway whose
+    /// studio is quiet would not notice their loss otherwise, and the others would not hear of its
+    /// count before its next request.
+    async fn check_births(&self) {
+        let Some(redis) = &self.redis else { return };
+        let mut relied_on = Vec::new();
+        for studio in self.known() {
+            let birth = lock(&studio.ledger).relies_on();
+            relied_on.extend(birth.map(|birth| (studio, birth)));
+        }
+        for some in relied_on.chunks(CHECKED_AT_ONCE) {
+            let keys = some.iter().map(|(studio, _)| studio.key.clone()).collect();
+            let found = redis.run("births", |connection| script::births(connection, keys));
+            let Ok(found) = found.await else { return };
+            let now = self.clock.now();
+            for ((studio, birth), found) in some.iter().zip(found) {
+                if lock(&studio.ledger).check(now, *birth, found) {
+                    Self::tell_of_loss(studio);
+                }
+            }
+        }
+    }
+
+    fn known(&self) -> Vec<Arc<Studio>> {
+        let studios = self.studios.read().unwrap_or_else(PoisonError::into_inner);
+        studios.values().map(Arc::clone).collect()
     }
 
     pub(super) async fn beat(&self) {
@@ -124,6 +170,7 @@ impl Inner {
                 let gateways = if confined { living.max(known) } else { living };
                 self.gateways.store(gateways, Ordering::Relaxed);
                 metrics::gauge!("bm_admission_gateways").set(gateways);
+                self.check_births().await;
             }
             Err(_) => self.outage.store(true, Ordering::Release),
         }
@@ -132,14 +179,11 @@ impl Inner {
     }
 
     /// Tells Redis of ended leases and of what was admitted without it; forgets idle studios.
-    pub(super) async fn report(&self) {
+    pub(super) async fn report(self: &Arc<Self>) {
         let now = self.clock.now();
-        let known: Vec<_> = {
-            let studios = self.studios.read().unwrap_or_else(PoisonError::into_inner);
-            studios.values().map(Arc::clone).collect()
-        };
         let mut any_idle = false;
-        for studio in known {
+        let mut under_way = JoinSet::new();
+        for studio in self.known() {
             let (news, limits) = {
                 let mut ledger = lock(&studio.ledger);
                 ledger.refresh(now, self.generation.load(Ordering::Acquire));
@@ -150,13 +194,20 @@ impl Inner {
                 continue;
             }
             // Whoever has the turn brings the news along.
-            let Ok(_turn) = studio.flight.try_lock() else {
+            let Ok(turn) = Arc::clone(&studio.flight).try_lock_owned() else {
                 continue;
             };
-            if self.ask_redis(&studio, limits, Pair::ZERO).await.is_err() {
-                break;
+            if under_way.len() >= REPORTED_AT_ONCE {
+                under_way.join_next().await;
             }
+            let inner = Arc::clone(self);
+            under_way.spawn(async move {
+                // What a call that fails was to tell is told by the next.
+                let _told = inner.ask_redis(&studio, limits, Pair::ZERO).await;
+                drop(turn);
+            });
         }
+        while under_way.join_next().await.is_some() {}
         if any_idle {
             self.forget_idle();
         }
@@ -169,10 +220,10 @@ impl Inner {
     }
 }
 
-/// Ticks until the limiter is dropped.
-pub(super) async fn background(inner: Weak<Inner>) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Says that this gateway lives and looks for losses, until the limiter is dropped. Not by the task
+/// that reports: however much there is to tell, the others must not take this gateway for gone.
+pub(super) async fn keep_beating(inner: Weak<Inner>) {
+    let mut ticks = ticks();
     let mut count = 0_u32;
     loop {
         ticks.tick().await;
@@ -181,7 +232,22 @@ pub(super) async fn background(inner: Weak<Inner>) {
         if count.is_multiple_of(TICKS_PER_BEAT) || inner.outage.load(Ordering::Acquire) {
             inner.beat().await;
         }
-        inner.report().await;
         count = count.wrapping_add(1);
     }
+}
+
+/// Tells what there is to tell, until the limiter is dropped.
+pub(super) async fn keep_reporting(inner: Weak<Inner>) {
+    let mut ticks = ticks();
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.report().await;
+    }
+}
+
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }

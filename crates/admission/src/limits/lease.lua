@@ -1,19 +1,22 @@
 -- Grants a lease from a studio's counters. `SharedState::lease` in shared.rs is its definition and
 -- says why it is right; the two must give the same answers.
 --
--- KEYS[1]  the studio's state, a hash: birth, last, oldest, rn en (units in the window),
---          rt et (token parts), and r<bucket> e<bucket> (units booked in a sub-bucket)
+-- KEYS[1]  the studio's state, a hash: birth, run (of which server), last, oldest, rn en (units in
+--          the window), rt et (token parts), and r<bucket> e<bucket> (units booked in a sub-bucket)
 -- ARGV     now (ms; 0: the server's own clock), ttl (ms),
 --          for requests and then for events: limit, burst, need, want, fresh,
 --          number of closings, each: birth, bucket, used r, used e, unused r, unused e, age (ms),
 --          number of seeds, each: age (ms), r, e
--- Returns  birth, bucket, granted r, e, room r, e, wait r, e (ms)
+-- Returns  the server's run, and { birth, bucket, granted r, e, room r, e, wait r, e (ms) }
 local WINDOW, BUCKET, TOKEN, GREED, FORGET = 60000, 200, 60000, 8, 65000
 local key = KEYS[1]
 local clock = redis.call('TIME')
 local now = tonumber(ARGV[1])
 if now == 0 then now = clock[1] * 1000 + math.floor(clock[2] / 1000) end
 local ttl = tonumber(ARGV[2])
+-- Another with every start and on every server; nothing where the caller may not know it.
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -28,9 +31,11 @@ for k = 1, 2 do
   }
 end
 
-local state = redis.call('HMGET', key, 'birth', 'last', 'oldest', 'rn', 'en', 'rt', 'et')
+-- A state read back from a disk, or from a primary that is gone, may lack what was booked last. It
+-- begins anew, under another birth, and all gateways book their own counts in it.
+local state = redis.call('HMGET', key, 'birth', 'last', 'oldest', 'rn', 'en', 'rt', 'et', 'run')
 local birth, last, oldest
-if state[1] and tonumber(state[2]) <= now + WINDOW then
+if state[1] and state[8] == run and tonumber(state[2]) <= now + WINDOW then
   birth, last, oldest = tonumber(state[1]), tonumber(state[2]), tonumber(state[3])
   if last > now then now = last end
   for k = 1, 2 do
@@ -87,7 +92,10 @@ for _ = 1, closings do
       local used, unused = tonumber(ARGV[at + 1 + k]), tonumber(ARGV[at + 3 + k])
       kind.parts = math.min(kind.burst * TOKEN, kind.parts + unused * TOKEN)
       if bucket >= first then
-        book(kind, bucket, -(used + unused))
+        -- Never more than is there, or what others used would be forgotten with it.
+        local field = kind.field .. text(bucket)
+        local held = tonumber(redis.call('HGET', key, field) or 0)
+        book(kind, bucket, -math.min(held, used + unused))
         book(kind, last_use, used)
       end
     end
@@ -142,10 +150,10 @@ local function wait(kind)
   return ms
 end
 
-redis.call('HSET', key, 'birth', text(birth), 'last', text(now), 'oldest', text(first),
+redis.call('HSET', key, 'birth', text(birth), 'run', run, 'last', text(now), 'oldest', text(first),
   'rn', text(kinds[1].total), 'en', text(kinds[2].total),
   'rt', text(kinds[1].parts), 'et', text(kinds[2].parts))
 redis.call('PEXPIRE', key, FORGET + ttl)
 
-return { birth, bucket, kinds[1].got, kinds[2].got, room(kinds[1]), room(kinds[2]),
-  wait(kinds[1]), wait(kinds[2]) }
+return { run, { birth, bucket, kinds[1].got, kinds[2].got, room(kinds[1]), room(kinds[2]),
+  wait(kinds[1]), wait(kinds[2]) } }

@@ -4,10 +4,11 @@
 
 use std::collections::VecDeque;
 
+use super::lease::{Ended, Lease};
 use super::pair::Pair;
 use super::shared::{Closing, Grant, LeaseRequest, Seed};
 use super::tiers::Limit;
-use super::window::{Tokens, WINDOW_MS, Window};
+use super::window::{TOKEN, Tokens, WINDOW_MS, Window};
 
 /// How much earlier than the shared state thinks a lease ends here: clocks drift and round.
 const MARGIN_MS: u64 = 20;
@@ -15,6 +16,9 @@ const MARGIN_MS: u64 = 20;
 const BELIEVE_MS: u64 = 50;
 /// Recent use is measured over this long.
 const RECENT_MS: u64 = 1_000;
+/// How long a gateway keeps within its share after it found a loss: three heartbeats, in which every
+/// other gateway that reaches Redis has found it too and booked its own count.
+pub const CONFINED_MS: u64 = 3_000;
 /// More ended leases than this are not remembered; the forgotten stay booked for their 60 seconds.
 const MAX_CLOSINGS: usize = 64;
 
@@ -41,37 +45,6 @@ pub struct Quota {
     pub reset_secs: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Lease {
-    birth: u64,
-    bucket: u64,
-    left: Pair<u32>,
-    used: Pair<u32>,
-    last_use: u64,
-    until: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ended {
-    birth: u64,
-    bucket: u64,
-    used: Pair<u32>,
-    unused: Pair<u32>,
-    last_use: u64,
-}
-
-impl Ended {
-    fn of(lease: &Lease) -> Self {
-        Self {
-            birth: lease.birth,
-            bucket: lease.bucket,
-            used: lease.used,
-            unused: lease.left,
-            last_use: lease.last_use,
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
@@ -87,12 +60,21 @@ pub struct Ledger {
     tokens: Pair<Tokens>,
     limits: Pair<Limit>,
     share: Pair<Limit>,
+    gateways: u32,
     /// Which incarnation of Redis the leases are from.
     generation: u64,
-    /// Room in the shared state at its last answer.
-    room: Pair<u32>,
-    /// Until when a kind is known to have no room there.
+    /// Names the state the leases are from, once it has answered.
+    birth: Option<u64>,
+    /// How often this studio's state alone was lost.
+    losses: u64,
+    /// Until when the own count keeps within the share because of that.
+    confined_until: u64,
+    /// Room in the shared state at its last answer; from when there may be more, refilled.
+    room: Pair<Tokens>,
+    /// Until when a kind is known to have no room there, and is not asked for.
     dry_until: Pair<u64>,
+    /// Until when, as far as was known then, it has none even if nobody asks again.
+    shut_until: Pair<u64>,
     /// When a kind that was refused may have room again.
     retry_at: Pair<u64>,
 }
@@ -110,9 +92,14 @@ impl Ledger {
             tokens: share.map(|limit| Tokens::full(limit, now)),
             limits,
             share,
+            gateways: gateways.max(1),
             generation,
-            room: limits.map(|limit| limit.per_minute.min(limit.burst)),
+            birth: None,
+            losses: 0,
+            confined_until: 0,
+            room: limits.map(|limit| Tokens::full(limit, now)),
             dry_until: Pair::default(),
+            shut_until: Pair::default(),
             retry_at: Pair::default(),
         }
     }
@@ -122,7 +109,12 @@ impl Ledger {
     /// When `generation` is another than before, the shared state was lost: leases from it are void,
     /// and all that was admitted here has to be told anew.
     pub fn advance(&mut self, now: u64, generation: u64, limits: Pair<Limit>, gateways: u32) {
+        if limits != self.limits {
+            // What was known was known of the old ones.
+            self.shut_until = Pair::default();
+        }
         self.limits = limits;
+        self.gateways = gateways.max(1);
         self.share = limits.map(|limit| limit.share(gateways));
         self.refresh(now, generation);
     }
@@ -141,13 +133,38 @@ impl Ledger {
         self.tokens.events.refill(self.share.events, now);
         if generation != self.generation {
             self.generation = generation;
-            self.leases.clear();
-            self.ended.clear();
-            self.telling = Pair::default();
-            self.untold = self.own.clone();
-            self.dry_until = Pair::default();
+            self.begin_anew();
         }
         self.end_leases(|lease| lease.until <= now);
+    }
+
+    /// Leases are void, and all that was admitted here has to be told anew.
+    fn begin_anew(&mut self) {
+        self.birth = None;
+        self.leases.clear();
+        self.ended.clear();
+        self.telling = Pair::default();
+        self.untold = self.own.clone();
+        self.dry_until = Pair::default();
+    }
+
+    /// The birth of the state that must still be there, when it would be missed.
+    pub fn relies_on(&self) -> Option<u64> {
+        let used = !self.own.requests.is_empty() || !self.own.events.is_empty();
+        self.birth.filter(|_| used || !self.leases.is_empty())
+    }
+
+    /// Takes in that the state is `found` (its birth) where `relied_on` was to be. True: this
+    /// studio's counters were lost, though not Redis's others: evicted, deleted, or begun anew because
+    /// the server's clock stepped back.
+    pub fn check(&mut self, now: u64, relied_on: u64, found: Option<u64>) -> bool {
+        let lost = self.relies_on() == Some(relied_on) && found != Some(relied_on);
+        if lost {
+            self.begin_anew();
+            self.losses += 1;
+            self.confined_until = now + CONFINED_MS;
+        }
+        lost
     }
 
     fn end_leases(&mut self, over: impl Fn(&Lease) -> bool) {
@@ -180,8 +197,12 @@ impl Ledger {
 
     /// What the own count may come to: the share, or the studio's whole limit, which a gateway never
     /// passes by itself whatever Redis says.
-    fn bounds(&self, confined: bool) -> Pair<Limit> {
-        if confined { self.share } else { self.limits }
+    fn bounds(&self, now: u64, confined: bool) -> Pair<Limit> {
+        if confined || now < self.confined_until {
+            self.share
+        } else {
+            self.limits
+        }
     }
 
     /// What of `ask` the own count allows.
@@ -196,7 +217,7 @@ impl Ledger {
 
     /// Decides with what is in hand. `confined`: the own count must stay within the share as well.
     pub fn step(&mut self, now: u64, ask: Pair<u32>, confined: bool) -> Step {
-        let bounds = self.bounds(confined);
+        let bounds = self.bounds(now, confined);
         let reach = self.within(bounds, ask);
         if !ask.is_served_by(reach) {
             self.retry_at = self.own.each().zip(bounds, |own, bound| {
@@ -207,19 +228,8 @@ impl Ledger {
         }
         let hand = self.in_hand();
         // A kind the shared state has no room for gives what is in hand and no more.
-        let dry = self.dry_until.map(|until| until > now);
-        let reach = Pair::new(
-            if dry.requests {
-                reach.requests.min(hand.requests)
-            } else {
-                reach.requests
-            },
-            if dry.events {
-                reach.events.min(hand.events)
-            } else {
-                reach.events
-            },
-        );
+        let beyond = Self::where_over(self.dry_until, now, reach.less(hand));
+        let reach = reach.min(hand).plus(beyond);
         if !ask.is_served_by(reach) {
             return Step::Refused;
         }
@@ -234,7 +244,7 @@ impl Ledger {
 
     /// Decides with what is in hand, after a lease was asked for: what is missing now is refused.
     pub fn finish(&mut self, now: u64, ask: Pair<u32>, confined: bool) -> Step {
-        let reach = self.within(self.bounds(confined), ask);
+        let reach = self.within(self.bounds(now, confined), ask);
         let got = reach.min(self.in_hand());
         if ask.is_served_by(got) {
             self.use_leases(now, got);
@@ -244,12 +254,16 @@ impl Ledger {
         }
     }
 
-    /// Decides without the shared state: within the share, by the own count and the own tokens.
+    /// `units` of the kinds whose time is over, nothing of the others.
+    fn where_over(until: Pair<u64>, now: u64, units: Pair<u32>) -> Pair<u32> {
+        units.zip(until, |units, until| if until > now { 0 } else { units })
+    }
+
+    /// Decides without the shared state: within the share, by the own count and the own tokens, and
+    /// not while the shared state is known to have no room: a call that failed does not make any.
     pub fn alone(&mut self, now: u64, ask: Pair<u32>) -> Step {
-        let tokens = self
-            .tokens
-            .map(|tokens| u32::try_from(tokens.whole()).unwrap_or(u32::MAX));
-        let got = self.within(self.share, ask).min(tokens);
+        let got = self.within(self.share, ask).min(whole(self.tokens));
+        let got = Self::where_over(self.shut_until, now, got);
         if ask.is_served_by(got) {
             self.record(now, got);
             self.untold.each_mut().zip(got, |window, units| {
@@ -264,7 +278,8 @@ impl Ledger {
             let tokens = self
                 .tokens
                 .zip(self.share, |tokens, share| tokens.wait_ms(share));
-            self.retry_at = windows.zip(tokens, |window, token| now + window.max(token));
+            let waits = windows.zip(tokens, u64::max);
+            self.retry_at = waits.zip(self.shut_until, |wait, shut| (now + wait).max(shut));
             Step::Refused
         }
     }
@@ -359,19 +374,23 @@ impl Ledger {
             .collect()
     }
 
-    /// The answer to the call planned at `sent` under the present generation; it may come late.
-    pub fn settle(&mut self, now: u64, sent: u64, ttl: u64, grant: &Grant) {
+    /// The answer to the call planned at `sent` under the present [`Ledger::incarnation`]; it may come
+    /// late. False: this studio's counters were lost before the call, and what was granted does not
+    /// count.
+    pub fn settle(&mut self, now: u64, sent: u64, ttl: u64, grant: &Grant) -> bool {
+        let relied_on = self.relies_on();
+        let lost = relied_on.is_some_and(|birth| self.check(now, birth, Some(grant.birth)));
+        self.birth = Some(grant.birth);
         self.telling = Pair::default();
-        self.room = grant.room;
-        let wait = grant.wait_ms;
-        self.dry_until = Pair::new(
-            Self::dry(now, grant.room.requests, wait.requests),
-            Self::dry(now, grant.room.events, wait.events),
-        );
+        let wait = grant.wait_ms.map(|wait| wait.min(WINDOW_MS));
         self.retry_at = wait.map(|wait| now + wait);
-        if grant.units.is_zero() {
-            return;
-        }
+        self.room = grant
+            .room
+            .zip(self.retry_at, |room, at| Tokens::holding(parts(room), at));
+        let none = grant.room.map(|room| room == 0);
+        let for_ms = |ms: u64, none: bool| if none { now + ms } else { 0 };
+        self.dry_until = wait.map(|wait| wait.clamp(1, BELIEVE_MS)).zip(none, for_ms);
+        self.shut_until = wait.zip(none, for_ms);
         let lease = Lease {
             birth: grant.birth,
             bucket: grant.bucket,
@@ -381,19 +400,20 @@ impl Ledger {
             // From before it was asked for: the state cannot have granted it earlier.
             until: (sent + ttl).saturating_sub(MARGIN_MS),
         };
-        if lease.until > now {
+        if grant.units.is_zero() {
+            // Nothing to keep.
+        } else if lease.until > now && !lost {
             self.leases.push_back(lease);
         } else if self.ended.len() < MAX_CLOSINGS {
             self.ended.push(Ended::of(&lease));
         }
-    }
-
-    fn dry(now: u64, room: u32, wait: u64) -> u64 {
-        if room == 0 {
-            now + wait.clamp(1, BELIEVE_MS)
-        } else {
-            0
-        }
+        // Alone, a gateway begins with what it has in hand and its part of what the bucket held.
+        let (gateways, hand) = (u64::from(self.gateways), self.in_hand());
+        let most = grant.room.zip(hand, |room, hand| {
+            (parts(room) + TOKEN - 1) / gateways + parts(hand)
+        });
+        self.tokens.each_mut().zip(most, Tokens::keep_at_most);
+        !lost
     }
 
     /// The planned call failed. Whether it was carried out is not known: what it told is told again,
@@ -415,9 +435,10 @@ impl Ledger {
         forgotten && self.leases.is_empty() && !self.has_news()
     }
 
-    /// The generation of the last `advance`.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// The generation of the last `advance`, and how often this studio's state alone was lost: an
+    /// answer asked for under another says nothing of what there is now.
+    pub fn incarnation(&self) -> (u64, u64) {
+        (self.generation, self.losses)
     }
 
     /// What of an ask that was refused, in whole or in part, may be tried again in how many ms.
@@ -430,12 +451,14 @@ impl Ledger {
     pub fn quotas(&self, now: u64, alone: bool) -> Pair<Quota> {
         let limits = self.limits;
         let remaining = if alone {
-            let tokens = self
-                .tokens
-                .map(|tokens| u32::try_from(tokens.whole()).unwrap_or(u32::MAX));
-            self.within(self.share, tokens)
+            let within = self.within(self.share, whole(self.tokens));
+            Self::where_over(self.shut_until, now, within)
         } else {
-            self.room.plus(self.in_hand())
+            let room = self.room.zip(limits, |mut room, limit| {
+                room.refill(limit, now);
+                room
+            });
+            whole(room).plus(self.in_hand())
         };
         let retry = self
             .retry_at
@@ -455,4 +478,12 @@ impl Ledger {
                 }
             })
     }
+}
+
+fn parts(units: u32) -> u64 {
+    u64::from(units) * TOKEN
+}
+
+fn whole(tokens: Pair<Tokens>) -> Pair<u32> {
+    tokens.map(|tokens| u32::try_from(tokens.whole()).unwrap_or(u32::MAX))
 }

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use bm_bootstrap::supervise;
 use bm_contracts::ids::StudioId;
 
-use super::exchange::background;
+use super::exchange::{keep_beating, keep_reporting};
 use super::headers;
 use super::ledger::{Ledger, Quota, Step};
 use super::pair::Pair;
@@ -127,8 +128,14 @@ impl Limiter {
             clock,
             config,
         });
-        if inner.config.background && inner.redis.is_some() {
-            tokio::spawn(background(Arc::downgrade(&inner)));
+        if let Some(redis) = &inner.redis {
+            redis.probe_under(&inner.config.prefix);
+            if inner.config.background {
+                let weak = Arc::downgrade(&inner);
+                supervise::spawn("admission-heartbeat", move || keep_beating(weak.clone()));
+                let weak = Arc::downgrade(&inner);
+                supervise::spawn("admission-report", move || keep_reporting(weak.clone()));
+            }
         }
         Self { inner }
     }
@@ -291,7 +298,7 @@ impl Inner {
     /// Holding the turn: decides with what is in hand by now, or with a new lease.
     async fn fetch(&self, waiting: &Waiting, limits: Pair<Limit>) -> Verdict {
         let (studio, ask) = (&*waiting.studio, waiting.ask);
-        // The second time when the first found that Redis had lost everything.
+        // The second time when the first found that Redis had lost the counters.
         for _ in 0..2 {
             let missing = match self.at_once(studio, limits, ask) {
                 (Step::Missing(missing), _) => missing,

@@ -13,20 +13,31 @@
 //! over, the gateway says how much was used, and when: what was not used is given back, what was is
 //! booked at the time of the last use.
 //!
-//! **Redis down**: each gateway goes on alone, within its own count of the last 60 seconds and its
-//! share of the limit: the limit divided by the number of gateways last known (those that Redis has
-//! heard of in the last 10 seconds, at least `BM_GATEWAYS`). What it admits so it tells the
-//! shared counters when Redis is back.
+//! **Redis down**, or refusing (full, unable to save, a replica, forbidden): each gateway goes on alone,
+//! within its own count of the last 60 seconds and its share of the limit: the limit divided by the
+//! number of gateways last known (those that Redis has heard of in the last 10 seconds, at least
+//! `BM_GATEWAYS`). Where the shared counters were full when it last heard of them, it admits nothing
+//! before they could have had room again. What it admits so it tells them when Redis is back.
 //!
-//! **Redis flushed**: every call reads the name of the incarnation; when that has changed, leases
-//! are void and each gateway books its own count of the last 60 seconds anew before it asks for more.
-//! For 3 seconds after a flush or an outage, until every gateway has done so, a gateway keeps within
-//! its share as well. Until all have (a second at most), a gateway that admitted nothing before may
-//! admit its share's burst on top of what the others had: each is exact about its own count, and
-//! that is what a flush leaves. One gateway alone is never over, whatever Redis forgets.
+//! **Redis flushed, started again or failed over**: every call reads the name of the incarnation,
+//! which is lost with the data and changes with the server; when it has changed, leases are void,
+//! states of before begin anew, and each gateway books its own count of the last 60 seconds anew before
+//! it asks for more. For 3 seconds after that, and after an outage, until every gateway has done so, a
+//! gateway keeps within its share as well. Until all have (a second at most, and the life of what was
+//! leased in it), a gateway that admitted nothing before may admit its share's burst on top of what
+//! the others had: each is exact about its own count, and that is what a flush leaves. One gateway
+//! alone is never over, whatever Redis forgets.
+//!
+//! **One studio's counters gone** (evicted, deleted, the server's clock stepped back by over a minute):
+//! every answer names the state it is from, and once a second each gateway looks whether the states
+//! that hold its own count are still there; when not, it does the same for that studio. A gateway that
+//! has admitted nothing for the studio lately cannot tell such a loss from a studio that is new: until
+//! the others have booked their counts, a second at most, it may admit the whole limit. A Redis
+//! for limits is to run with `maxmemory-policy noeviction`.
 
 mod exchange;
 pub mod headers;
+mod lease;
 pub mod ledger;
 mod limiter;
 pub mod pair;

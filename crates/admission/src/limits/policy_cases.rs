@@ -144,3 +144,120 @@ fn leases_are_larger_for_a_busy_studio_and_small_near_the_limit() {
     let near = world.ledger(0).in_hand().requests;
     assert!(near <= 100 / 8 + 1, "{near}");
 }
+
+#[test]
+fn counters_of_one_studio_that_are_gone_are_booked_anew_by_all_who_used_them() {
+    let limits = Pair::new(Limit::new(300, 300), Limit::new(3_000, 3_000));
+    let mut world = World::new(limits, 2, false);
+    for n in 0..280 {
+        ask_now(&mut world, n % 2, 0);
+    }
+    world.apply(&Op::Evict);
+    for gateway in [0, 1] {
+        world.apply(&Op::Check(gateway));
+        world.apply(&Op::Tick(gateway));
+        world.apply(&Op::Deliver(gateway));
+        world.apply(&Op::Deliver(gateway));
+    }
+    let booked = world.shared.as_ref().map(SharedState::booked);
+    assert_eq!(booked, Some(Pair::new(280, 0)));
+    for n in 0..20_000 {
+        ask_now(&mut world, n % 2, 0);
+        world.now += 1;
+    }
+    world.assert_never_over();
+    assert!(total(&world).requests >= 290, "{:?}", total(&world));
+}
+
+#[test]
+fn a_call_that_finds_another_state_than_it_relied_on_tells_it_everything_first() {
+    let limits = Pair::new(Limit::new(300, 300), Limit::new(3_000, 3_000));
+    let mut world = World::new(limits, 2, false);
+    for _ in 0..200 {
+        ask_now(&mut world, 0, 0);
+    }
+    world.apply(&Op::Evict);
+    // Nothing is admitted by the first answer, which knew nothing of the 200.
+    world.now += TTL;
+    ask_now(&mut world, 0, 0);
+    assert_eq!(total(&world).requests, 200);
+    world.apply(&Op::Tick(0));
+    world.apply(&Op::Deliver(0));
+    world.apply(&Op::Deliver(0));
+    ask_now(&mut world, 0, 0);
+    let booked = world.shared.as_ref().map(SharedState::booked);
+    assert!(
+        booked.is_some_and(|booked| booked.requests >= 200),
+        "{booked:?}"
+    );
+    // Confined to its share, of which it has had more.
+    assert_eq!(total(&world).requests, 200);
+}
+
+#[test]
+fn alone_a_gateway_does_not_admit_what_the_shared_counters_are_known_not_to_have() {
+    let limits = Pair::new(Limit::new(300, 300), Limit::new(3_000, 3_000));
+    let mut world = World::new(limits, 2, false);
+    for _ in 0..300 {
+        ask_now(&mut world, 0, 0);
+    }
+    ask_now(&mut world, 1, 0);
+    assert_eq!(total(&world).requests, 300);
+    let alone = Op::Alone {
+        gateway: 1,
+        events: 0,
+    };
+    for _ in 0..590 {
+        world.apply(&alone);
+        world.now += 100;
+    }
+    assert_eq!(total(&world).requests, 300);
+    let now = world.now;
+    let quotas = world.ledger(1).quotas(now, true);
+    assert_eq!(quotas.requests.remaining, 0);
+    // After a minute all of it has left the window, and the gateway has its share again.
+    for _ in 0..100 {
+        world.apply(&alone);
+        world.now += 100;
+    }
+    world.assert_never_over();
+    assert!(total(&world).requests > 310, "{:?}", total(&world));
+}
+
+#[test]
+fn alone_a_gateway_begins_with_its_part_of_the_shared_bucket() {
+    let limits = Pair::new(Limit::new(6_000, 100), Limit::new(60_000, 1_000));
+    let mut world = World::new(limits, 2, false);
+    for _ in 0..100 {
+        ask_now(&mut world, 0, 0);
+    }
+    ask_now(&mut world, 1, 0);
+    world.now += 100;
+    for _ in 0..100 {
+        world.apply(&Op::Alone {
+            gateway: 1,
+            events: 0,
+        });
+    }
+    // 100 ms bring a share of a half 5 tokens.
+    let more = total(&world).requests - 100;
+    assert!((4..=6).contains(&more), "{more}");
+}
+
+#[test]
+fn what_is_left_grows_while_nobody_asks() {
+    let limits = Pair::new(Limit::new(600, 60), Limit::new(6_000, 600));
+    let mut world = World::new(limits, 1, false);
+    for _ in 0..70 {
+        ask_now(&mut world, 0, 0);
+    }
+    let now = world.now;
+    let left = |world: &mut World, now| world.ledger(0).quotas(now, false).requests.remaining;
+    assert_eq!(left(&mut world, now), 0);
+    world.now += 3_100;
+    let later = world.now;
+    assert!((29..=31).contains(&left(&mut world, later)));
+    world.now += 60_000;
+    let later = world.now;
+    assert_eq!(left(&mut world, later), 60);
+}

@@ -36,6 +36,10 @@ enum Op {
         events: u32,
     },
     Flush,
+    /// The studio's counters are gone, and only they.
+    Evict,
+    /// A gateway looks whether they are.
+    Check(usize),
 }
 
 #[derive(Debug)]
@@ -49,7 +53,7 @@ struct Flight {
     call: Call,
     ask: Pair<u32>,
     sent: u64,
-    generation: u64,
+    incarnation: (u64, u64),
 }
 
 struct World {
@@ -102,12 +106,14 @@ impl World {
 
     fn call(&mut self, gateway: usize, ask: Pair<u32>, need: Pair<u32>) {
         let now = self.now;
-        let request = self.ledger(gateway).plan(now, need, LEASE_MS, false);
+        let ledger = self.ledger(gateway);
+        let incarnation = ledger.incarnation();
+        let request = ledger.plan(now, need, LEASE_MS, false);
         self.flights[gateway] = Some(Flight {
             call: Call::Sent(request),
             ask,
             sent: now,
-            generation: self.known[gateway],
+            incarnation,
         });
     }
 
@@ -157,6 +163,18 @@ impl World {
                 self.shared = None;
                 self.born += 1;
             }
+            Op::Evict => {
+                self.shared = None;
+                // No two states have the same birth.
+                self.now += 1;
+            }
+            Op::Check(gateway) => {
+                let found = self.shared.as_ref().map(SharedState::birth);
+                let ledger = self.ledger(gateway);
+                if let Some(relied_on) = ledger.relies_on() {
+                    ledger.check(now, relied_on, found);
+                }
+            }
         }
     }
 
@@ -191,12 +209,10 @@ impl World {
             Call::Answered(grant, born) => {
                 self.known[gateway] = born;
                 let ledger = self.ledger(gateway);
-                if ledger.generation() != flight.generation {
-                    // Lost in between: the gateway would ask again, which another `Ask` does.
-                    return;
-                }
-                ledger.settle(now, flight.sent, TTL, &grant);
-                if flight.ask.is_zero() {
+                let kept = ledger.incarnation() == flight.incarnation
+                    && ledger.settle(now, flight.sent, TTL, &grant);
+                if !kept || flight.ask.is_zero() {
+                    // Lost: the gateway would ask again, which another `Ask` does.
                     return;
                 }
                 if let Step::Admitted(units) = ledger.finish(now, flight.ask, false) {
@@ -316,6 +332,7 @@ fn with_everything() -> impl Strategy<Value = Op> {
         24 => with_losses(1),
         4 => (0_u32..30).prop_map(|events| Op::Alone { gateway: 0, events }),
         1 => Just(Op::Flush),
+        1 => Just(Op::Evict),
     ]
 }
 

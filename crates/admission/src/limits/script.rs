@@ -36,11 +36,12 @@ impl Keys {
     }
 }
 
-/// Asks for a lease, and which incarnation of Redis granted it: the name that is found is returned,
-/// or `candidate`, which then becomes the name.
+/// Asks for a lease, and which incarnation of Redis granted it. Its name is the one that is found
+/// there, or else `candidate`, which then becomes it, together with the server's run.
 ///
-/// The name is asked for after the script ran, so that a name that is still the old one proves that
-/// nothing was lost before.
+/// The name that lies there is lost with the data, and the run changes when a server reads old data
+/// back from its disk or another takes over. The name is asked for after the script ran, so that a
+/// name that is still the old one proves that nothing was lost before.
 pub async fn lease(
     mut connection: ConnectionManager,
     keys: Keys,
@@ -95,9 +96,9 @@ pub async fn lease(
     let mut pipeline = redis::pipe();
     pipeline.invoke_script(&invocation);
     name_incarnation(&mut pipeline, &keys, &candidate);
-    let (grant, born): (Vec<i64>, Option<String>) =
+    let ((run, grant), born): ((String, Vec<i64>), Option<String>) =
         run_scripts(&mut connection, &pipeline, &[&LEASE]).await?;
-    Ok((read_grant(&grant)?, born.unwrap_or(candidate)))
+    Ok((read_grant(&grant)?, born.unwrap_or(candidate) + &run))
 }
 
 /// Says that this gateway lives; returns how many do, and the incarnation as in [`lease`].
@@ -113,9 +114,21 @@ pub(crate) async fn heartbeat(
     let mut pipeline = redis::pipe();
     pipeline.invoke_script(&invocation);
     name_incarnation(&mut pipeline, &keys, &candidate);
-    let (gateways, born): (u32, Option<String>) =
+    let ((run, gateways), born): ((String, u32), Option<String>) =
         run_scripts(&mut connection, &pipeline, &[&HEARTBEAT]).await?;
-    Ok((gateways, born.unwrap_or(candidate)))
+    Ok((gateways, born.unwrap_or(candidate) + &run))
+}
+
+/// The births of states; `None` where there is none.
+pub(crate) async fn births(
+    mut connection: ConnectionManager,
+    studio_keys: Vec<String>,
+) -> RedisResult<Vec<Option<u64>>> {
+    let mut pipeline = redis::pipe();
+    for key in studio_keys {
+        pipeline.cmd("HGET").arg(key).arg("birth");
+    }
+    pipeline.query_async(&mut connection).await
 }
 
 /// Takes this gateway off the list of the living.

@@ -197,6 +197,11 @@ impl SharedState {
         windows.zip(tokens, u64::max)
     }
 
+    /// The state's name.
+    pub fn birth(&self) -> u64 {
+        self.birth
+    }
+
     /// Units counted against the limit.
     pub fn booked(&self) -> Pair<u64> {
         self.windows.each().map(Window::total)

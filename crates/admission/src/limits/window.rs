@@ -166,6 +166,11 @@ impl Tokens {
         self.parts = self.parts.saturating_sub(units.saturating_mul(TOKEN));
     }
 
+    /// Takes what is above `parts`.
+    pub fn keep_at_most(&mut self, parts: u64) {
+        self.parts = self.parts.min(parts);
+    }
+
     /// Puts back `units`; never above the limit's burst.
     pub fn put(&mut self, units: u64, limit: Limit) {
         self.parts = self

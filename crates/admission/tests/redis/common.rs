@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bm_admission::{
-    AdmissionConfig, Limiter, LimiterConfig, RateLimitOverride, RedisHandle, SteadyClock,
-    StudioLimits, Tier,
+    AdmissionConfig, Begin, Idempotency, Limiter, LimiterConfig, RateLimitOverride, RedisHandle,
+    SteadyClock, StudioLimits, Tier,
 };
 use bm_contracts::ids::StudioId;
 use bm_testkit::{Server, unique};
@@ -48,10 +48,16 @@ pub(crate) fn settings(prefix: &str) -> LimiterConfig {
 }
 
 pub(crate) async fn stepped(url: &str, prefix: &str, time: &Time) -> Limiter {
+    stepped_among(1, url, prefix, time).await
+}
+
+/// The same, told that there are so many gateways at least.
+pub(crate) async fn stepped_among(gateways: u32, url: &str, prefix: &str, time: &Time) -> Limiter {
     let redis = RedisHandle::connect(url, TIMEOUT).await.unwrap();
     let config = LimiterConfig {
         redis_clock: Some(time.clock()),
         background: false,
+        gateways,
         ..settings(prefix)
     };
     let limiter = Limiter::new(Some(redis), config, time.clock());
@@ -129,16 +135,26 @@ pub(crate) async fn client(url: &str) -> redis::aio::MultiplexedConnection {
 
 /// How often a server was asked for a command.
 pub(crate) async fn calls(server: &Server, command: &str) -> u64 {
-    let stats: String = redis::cmd("INFO")
-        .arg("commandstats")
+    let line = info(server, &format!("cmdstat_{command}:calls=")).await;
+    line.and_then(|rest| rest.split(',').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// How many connections a server has taken.
+pub(crate) async fn connections(server: &Server) -> u64 {
+    let line = info(server, "total_connections_received:").await;
+    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
+}
+
+/// What follows `name` in what a server says of itself.
+async fn info(server: &Server, name: &str) -> Option<String> {
+    let all: String = redis::cmd("INFO")
+        .arg("all")
         .query_async(&mut client(&server.url()).await)
         .await
         .unwrap();
-    let line = stats
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    line.and_then(|rest| rest.split(',').next()?.parse().ok())
-        .unwrap_or(0)
+    let mut lines = all.lines();
+    lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
 }
 
 pub(crate) async fn flush_all(server: &Server) {
@@ -151,4 +167,9 @@ pub(crate) async fn flush_all(server: &Server) {
         .query_async::<()>(&mut client(&server.url()).await)
         .await
         .unwrap();
+}
+
+/// Asks about one event.
+pub(crate) async fn begin(memory: &Idempotency, event: [u8; 16], body: [u8; 16]) -> Begin {
+    memory.begin_many(&[(event, body)]).await.remove(0)
 }

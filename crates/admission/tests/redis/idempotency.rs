@@ -6,7 +6,7 @@ use bm_admission::{Begin, Idempotency, RedisHandle};
 use bm_contracts::time::Timestamp;
 use bm_testkit::{Server, TestEnv, eventually, unique};
 
-use crate::common::{SOON, TIMEOUT, client, flush_all};
+use crate::common::{SOON, TIMEOUT, begin, client, flush_all};
 
 #[tokio::test]
 async fn an_event_goes_from_fresh_through_in_flight_to_done() {
@@ -16,20 +16,20 @@ async fn an_event_goes_from_fresh_through_in_flight_to_done() {
     let memory = Idempotency::new(Some(redis), &unique("idem"));
     let (event, body, other) = ([1; 16], [2; 16], [3; 16]);
     let answer = Timestamp::clamped(1_700_000_000_123);
-    let Begin::Fresh(attempt) = memory.begin(event, body).await else {
+    let Begin::Fresh(attempt) = begin(&memory, event, body).await else {
         panic!("nobody has had it");
     };
-    assert_eq!(memory.begin(event, body).await, Begin::InFlight);
-    assert_eq!(memory.begin(event, other).await, Begin::OtherBody);
+    assert_eq!(begin(&memory, event, body).await, Begin::InFlight);
+    assert_eq!(begin(&memory, event, other).await, Begin::OtherBody);
     memory.done(attempt.clone(), answer);
     memory.flush().await;
-    assert_eq!(memory.begin(event, body).await, Begin::Done { answer });
-    assert_eq!(memory.begin(event, other).await, Begin::OtherBody);
+    assert_eq!(begin(&memory, event, body).await, Begin::Done { answer });
+    assert_eq!(begin(&memory, event, other).await, Begin::OtherBody);
     // The first answer stays, and what is done is not cleared.
     memory.done(attempt.clone(), Timestamp::clamped(5));
     memory.clear(attempt);
     memory.flush().await;
-    assert_eq!(memory.begin(event, body).await, Begin::Done { answer });
+    assert_eq!(begin(&memory, event, body).await, Begin::Done { answer });
 }
 
 #[tokio::test]
@@ -39,18 +39,18 @@ async fn a_cleared_attempt_makes_way_but_only_for_itself() {
         .unwrap();
     let memory = Idempotency::new(Some(redis), &unique("idem"));
     let (event, body) = ([1; 16], [2; 16]);
-    let Begin::Fresh(first) = memory.begin(event, body).await else {
+    let Begin::Fresh(first) = begin(&memory, event, body).await else {
         panic!("nobody has had it");
     };
     memory.clear(first.clone());
     memory.flush().await;
-    let Begin::Fresh(_second) = memory.begin(event, body).await else {
+    let Begin::Fresh(_second) = begin(&memory, event, body).await else {
         panic!("it was cleared");
     };
     // Late news of the first attempt does not clear the second.
     memory.clear(first);
     memory.flush().await;
-    assert_eq!(memory.begin(event, body).await, Begin::InFlight);
+    assert_eq!(begin(&memory, event, body).await, Begin::InFlight);
 }
 
 #[tokio::test]
@@ -62,11 +62,11 @@ async fn an_attempt_that_never_ends_is_forgotten_and_an_answer_lasts_an_hour() {
     let prefix = unique("idem");
     let memory = Idempotency::with_pending(Some(redis), &prefix, life);
     let (event, body) = ([1; 16], [2; 16]);
-    assert!(matches!(memory.begin(event, body).await, Begin::Fresh(_)));
+    assert!(matches!(begin(&memory, event, body).await, Begin::Fresh(_)));
     let attempt = eventually(SOON, "the first attempt being forgotten", || {
         let memory = memory.clone();
         async move {
-            match memory.begin(event, body).await {
+            match begin(&memory, event, body).await {
                 Begin::Fresh(attempt) => Some(attempt),
                 _ => None,
             }
@@ -118,13 +118,13 @@ async fn a_batch_is_asked_about_in_one_round_trip() {
     );
     // A flushed Redis forgets, and its forgotten scripts are loaded anew.
     flush_all(&server).await;
-    let Begin::Fresh(attempt) = memory.begin(events[0].0, events[0].1).await else {
+    let Begin::Fresh(attempt) = begin(&memory, events[0].0, events[0].1).await else {
         panic!("it was flushed");
     };
     memory.done(attempt, answer);
     memory.flush().await;
     assert_eq!(
-        memory.begin(events[0].0, events[0].1).await,
+        begin(&memory, events[0].0, events[0].1).await,
         Begin::Done { answer }
     );
 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use bm_admission::{Begin, Idempotency, Limiter, RedisHandle, SteadyClock};
+use bm_admission::limits::script::Keys;
+use bm_admission::{Begin, Idempotency, Limiter, LimiterConfig, RedisHandle, SteadyClock};
 use bm_testkit::{Server, eventually};
 
 use crate::common::{
-    SOON, TIMEOUT, Tally, Time, client, drive, flush_all, limits, settings, stepped, studio,
+    SOON, TIMEOUT, Tally, Time, begin, calls, client, connections, drive, flush_all, limits,
+    settings, stepped, stepped_among, studio,
 };
 
 #[tokio::test]
@@ -39,29 +41,154 @@ async fn a_flush_in_mid_run_lets_no_gateway_begin_again() {
 }
 
 #[tokio::test]
-async fn after_a_flush_gateways_book_their_counts_anew_and_share_one_limit_again() {
+async fn a_flush_lets_in_what_is_promised_and_no_more() {
+    const GATEWAYS: usize = 3;
+    /// A lease lasts so long.
+    const LEASE: u64 = 1_000;
     let server = Server::redis().await;
     let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
     let mut limiters = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..GATEWAYS {
         limiters.push(stepped(&server.url(), "", &time).await);
     }
+    for limiter in &limiters {
+        limiter.tick().await;
+    }
+    // Who has just come keeps within its share for so long.
+    time.pass(3_000);
     let mut tally = Tally::default();
-    // All the traffic is the first gateway's.
-    drive(
-        &limiters[..1],
-        &studio,
-        limits,
-        &time,
-        (5, 3, 2_000, 50),
-        &mut tally,
-    )
-    .await;
+    // All the traffic is the first gateway's; the others' counts are untouched.
+    let first = &limiters[..1];
+    drive(first, &studio, limits, &time, (5, 3, 2_000, 50), &mut tally).await;
     let before = tally.0.len();
     assert!(before >= 150, "{before}");
     flush_all(&server).await;
-    // Within a second all notice.
+    let flushed = time.now();
+    // Those come first whose counts are untouched: whoever has counted would book that at once.
+    let others = &limiters[1..];
+    drive(others, &studio, limits, &time, (9, 3, 100, 100), &mut tally).await;
+    // A heartbeat once a second, and traffic everywhere before the first.
+    for _ in 0..90 {
+        drive(
+            &limiters,
+            &studio,
+            limits,
+            &time,
+            (9, 3, 1_000, 100),
+            &mut tally,
+        )
+        .await;
+        for limiter in &limiters {
+            limiter.tick().await;
+        }
+    }
+    let limit = u64::from(limits.limits.requests.per_minute);
+    let share = limit / GATEWAYS as u64;
+    let most = limit + share * (GATEWAYS as u64 - 1);
+    let mut highest = 0;
+    for &(end, ..) in &tally.0 {
+        let (requests, _) = tally.within(end - 60_000, end);
+        // Once all have booked their counts, nobody gets a lease while they are over.
+        let bound = if end < flushed + 1_000 + LEASE {
+            most
+        } else {
+            limit
+        };
+        assert!(requests <= bound, "{requests} {} ms after", end - flushed);
+        highest = highest.max(requests);
+    }
+    assert!(
+        highest > limit,
+        "the promise is weaker than need be: {highest}"
+    );
+    let (requests, _) = tally.within(time.now() - 60_000, time.now());
+    assert!(requests >= 250, "only {requests} of {limit} a minute");
+}
+
+#[tokio::test]
+async fn a_gateway_that_comes_right_after_a_flush_keeps_within_its_share() {
+    let server = Server::redis().await;
+    let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
+    let first = [stepped_among(3, &server.url(), "", &time).await];
+    time.pass(3_000);
+    let mut before = Tally::default();
+    drive(
+        &first,
+        &studio,
+        limits,
+        &time,
+        (9, 3, 2_000, 50),
+        &mut before,
+    )
+    .await;
+    assert!(before.0.len() >= 200, "{}", before.0.len());
+    flush_all(&server).await;
+    // It finds an empty Redis, as if nobody had ever asked.
+    let newcomer = [stepped_among(3, &server.url(), "", &time).await];
+    let mut after = Tally::default();
+    drive(
+        &newcomer,
+        &studio,
+        limits,
+        &time,
+        (300, 3, 100, 100),
+        &mut after,
+    )
+    .await;
+    let admitted = after.0.len();
+    assert!(
+        (1..=100).contains(&admitted),
+        "{admitted} of a share of 100"
+    );
+}
+
+#[tokio::test]
+async fn a_redis_that_reads_old_counters_back_from_its_disk_has_lost_them() {
+    let mut server = Server::redis().await;
+    let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
+    let mut limiters = Vec::new();
+    for _ in 0..2 {
+        limiters.push(stepped(&server.url(), "", &time).await);
+    }
+    let mut tally = Tally::default();
+    drive(
+        &limiters,
+        &studio,
+        limits,
+        &time,
+        (5, 3, 500, 50),
+        &mut tally,
+    )
+    .await;
+    redis::cmd("SAVE")
+        .query_async::<()>(&mut client(&server.url()).await)
+        .await
+        .unwrap();
+    drive(
+        &limiters,
+        &studio,
+        limits,
+        &time,
+        (5, 3, 5_000, 50),
+        &mut tally,
+    )
+    .await;
+    assert!(tally.0.len() >= 270, "{}", tally.0.len());
+    server.kill();
+    server.start_again().await;
+    let kept: u64 = redis::cmd("DBSIZE")
+        .query_async(&mut client(&server.url()).await)
+        .await
+        .unwrap();
+    assert!(kept >= 3, "{kept} keys were saved");
     for limiter in &limiters {
+        // The old connection is dead: first that is noticed, then a new one is made.
+        eventually(SOON, "the heartbeat of a new connection", || async {
+            limiter.tick().await;
+            let names = calls(&server, "zadd").await;
+            (!limiter.is_alone() && names > 0).then_some(())
+        })
+        .await;
         limiter.tick().await;
     }
     drive(
@@ -69,12 +196,155 @@ async fn after_a_flush_gateways_book_their_counts_anew_and_share_one_limit_again
         &studio,
         limits,
         &time,
-        (5, 3, 30_000, 200),
+        (5, 3, 40_000, 200),
         &mut tally,
     )
     .await;
     tally.assert_never_over(&limits);
-    assert!(tally.0.len() > before);
+    drive(
+        &limiters,
+        &studio,
+        limits,
+        &time,
+        (5, 3, 80_000, 200),
+        &mut tally,
+    )
+    .await;
+    tally.assert_never_over(&limits);
+    let (requests, _) = tally.within(time.now() - 60_000, time.now());
+    assert!(requests >= 270, "only {requests} of 300 a minute");
+}
+
+#[tokio::test]
+async fn counters_of_one_studio_that_are_evicted_are_booked_anew_within_a_heartbeat() {
+    let server = Server::redis().await;
+    let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
+    let mut limiters = Vec::new();
+    for _ in 0..3 {
+        limiters.push(stepped(&server.url(), "", &time).await);
+    }
+    let mut tally = Tally::default();
+    drive(
+        &limiters,
+        &studio,
+        limits,
+        &time,
+        (5, 3, 5_000, 50),
+        &mut tally,
+    )
+    .await;
+    for limiter in &limiters {
+        limiter.tick().await;
+    }
+    let key = Keys::new("").studio(studio.as_str());
+    let gone: u64 = redis::cmd("DEL")
+        .arg(key)
+        .query_async(&mut client(&server.url()).await)
+        .await
+        .unwrap();
+    assert_eq!(gone, 1);
+    for limiter in &limiters {
+        limiter.tick().await;
+    }
+    // One gateway alone asks for more: the others' counts are known all the same.
+    let first = &limiters[..1];
+    drive(
+        first,
+        &studio,
+        limits,
+        &time,
+        (5, 3, 40_000, 200),
+        &mut tally,
+    )
+    .await;
+    tally.assert_never_over(&limits);
+}
+
+#[tokio::test]
+async fn one_call_that_fails_lets_nothing_in_beyond_an_exhausted_limit() {
+    let mut server = Server::redis().await;
+    let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
+    let mut limiters = Vec::new();
+    for _ in 0..2 {
+        let timeout = Duration::from_millis(200);
+        let redis = RedisHandle::connect(&server.url(), timeout).await.unwrap();
+        let config = LimiterConfig {
+            redis_clock: Some(time.clock()),
+            background: false,
+            ..settings("")
+        };
+        limiters.push(Limiter::new(Some(redis), config, time.clock()));
+    }
+    let mut admitted = 0;
+    for _ in 0..400 {
+        let admission = limiters[0].admit(&studio, &limits, 1, 1).await;
+        admitted += u32::from(admission.request_admitted);
+    }
+    assert_eq!(admitted, 300);
+    assert!(
+        !limiters[1]
+            .admit(&studio, &limits, 1, 1)
+            .await
+            .request_admitted
+    );
+    server.pause();
+    // What is believed of a refusal is over, so Redis is asked, and does not answer.
+    time.pass(60);
+    for _ in 0..10 {
+        let admission = limiters[1].admit(&studio, &limits, 1, 1).await;
+        assert!(!admission.request_admitted);
+        assert!(admission.retry_after_secs > 50, "{admission:?}");
+    }
+    assert!(limiters[1].is_alone());
+    server.resume();
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_is_a_redis_that_is_down() {
+    let server = Server::redis().await;
+    let redis = RedisHandle::connect(&server.url(), TIMEOUT).await.unwrap();
+    let limiter = Limiter::new(Some(redis.clone()), settings(""), SteadyClock::default());
+    let limits = limits(1_000, 1_000);
+    for (refuse, refuses, again) in [
+        ("CONFIG SET maxmemory 1", "OOM", "CONFIG SET maxmemory 0"),
+        (
+            "ACL SETUSER default -hset",
+            "can't run this command",
+            "ACL SETUSER default +hset",
+        ),
+    ] {
+        let tell = async |what: &str| {
+            let mut words = what.split(' ');
+            let mut command = redis::cmd(words.next().unwrap());
+            for word in words {
+                command.arg(word);
+            }
+            let mut client = client(&server.url()).await;
+            command.query_async::<()>(&mut client).await.unwrap();
+        };
+        tell(refuse).await;
+        eventually(SOON, "the refusal being noticed", || async {
+            (limiter.is_alone() && !redis.redis_ok()).then_some(())
+        })
+        .await;
+        let why = redis.trouble().unwrap();
+        assert!(why.contains(refuses), "{why}");
+        // And it stays so: what is asked meanwhile is decided without Redis.
+        let before = calls(&server, "evalsha").await;
+        for _ in 0..100 {
+            let admission = limiter.admit(&self::studio(), &limits, 1, 1).await;
+            assert!(admission.request_admitted);
+        }
+        let doomed = calls(&server, "evalsha").await - before;
+        assert!(doomed < 20, "{doomed} calls that could only be refused");
+        assert!(limiter.is_alone());
+        tell(again).await;
+        eventually(SOON, "Redis being used again", || async {
+            redis.redis_ok().then_some(())
+        })
+        .await;
+        assert_eq!(redis.trouble(), None);
+    }
 }
 
 #[tokio::test]
@@ -159,13 +429,13 @@ async fn a_gateway_starts_while_redis_is_away() {
             .request_admitted
     );
     assert!(matches!(
-        memory.begin([1; 16], [1; 16]).await,
+        begin(&memory, [1; 16], [1; 16]).await,
         Begin::Unknown(_)
     ));
     server.start_again().await;
     eventually(SOON, "Redis being found", || {
         let memory = memory.clone();
-        async move { matches!(memory.begin([2; 16], [2; 16]).await, Begin::Fresh(_)).then_some(()) }
+        async move { matches!(begin(&memory, [2; 16], [2; 16]).await, Begin::Fresh(_)).then_some(()) }
     })
     .await;
 }
@@ -176,7 +446,7 @@ async fn a_primary_that_became_a_replica_is_left_and_found_again() {
     let redis = RedisHandle::connect(&server.url(), TIMEOUT).await.unwrap();
     let memory = Idempotency::new(Some(redis.clone()), "");
     assert!(matches!(
-        memory.begin([1; 16], [1; 16]).await,
+        begin(&memory, [1; 16], [1; 16]).await,
         Begin::Fresh(_)
     ));
     let connection = async || {
@@ -200,14 +470,25 @@ async fn a_primary_that_became_a_replica_is_left_and_found_again() {
             .unwrap();
     };
     replicate("127.0.0.1", "1").await;
-    let refused = memory.begin([2; 16], [2; 16]).await;
+    let refused = begin(&memory, [2; 16], [2; 16]).await;
     assert!(matches!(refused, Begin::Unknown(_)), "{refused:?}");
+    // However many requests come: neither is it called well again, nor connected to for each.
+    let (began, mut ever_up) = (Instant::now(), false);
+    let connected = connections(&server).await;
+    while began.elapsed() < Duration::from_secs(1) {
+        let refused = begin(&memory, [2; 16], [2; 16]).await;
+        assert!(matches!(refused, Begin::Unknown(_)), "{refused:?}");
+        ever_up |= redis.redis_ok();
+        tokio::task::yield_now().await;
+    }
+    let connected = connections(&server).await - connected;
+    assert!(!ever_up && connected <= 10, "{connected} new connections");
     replicate("NO", "ONE").await;
     eventually(SOON, "writes going through again", || {
         let memory = memory.clone();
         async move {
             matches!(
-                memory.begin([3; 16], [3; 16]).await,
+                begin(&memory, [3; 16], [3; 16]).await,
                 Begin::Fresh(_) | Begin::InFlight
             )
             .then_some(())

@@ -8,7 +8,8 @@ use cel::common::ast::{
 };
 use regex::{Regex, RegexBuilder};
 
-use super::{CelFault, CelRule, Loop, matches_name};
+use super::cost::{Cost, Loop, Place, Range};
+use super::{CelFault, CelRule, matches_name};
 
 /// Deepest syntax tree: evaluation recurses, on stacks of 2 MiB.
 const MAX_TREE_DEPTH: usize = 40;
@@ -22,8 +23,24 @@ const MAX_ADDITIONS: usize = 16;
 const MAX_PATTERNS: usize = 4;
 /// Longest pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 256;
-/// Largest compiled pattern, in bytes.
-const MAX_PATTERN_PROGRAM: usize = 128 << 10;
+/// Largest compiled pattern, in bytes: what `\w+`, which means all of Unicode, needs. The larger,
+/// the shorter the texts it may be matched with.
+const MAX_PATTERN_PROGRAM: usize = 64 << 10;
+/// Sizes a pattern's program is rounded up to; the crate does not tell it.
+const PATTERN_PROGRAMS: [usize; 8] = [
+    512,
+    1 << 10,
+    2 << 10,
+    4 << 10,
+    8 << 10,
+    16 << 10,
+    32 << 10,
+    MAX_PATTERN_PROGRAM,
+];
+/// Longest text a number becomes, in bytes.
+const NUMBER_TEXT: usize = 400;
+/// Memory for the states a matcher has met, in bytes, per pattern and thread.
+const PATTERN_CACHE: usize = 256 << 10;
 
 const OPERATORS: [&str; 17] = [
     operators::CONDITIONAL,
@@ -69,14 +86,15 @@ pub(super) fn check(
         source,
         variables: Vec::new(),
         inside: None,
-        loops: Vec::new(),
+        cost: Cost::default(),
         patterns: Vec::new(),
         additions: 0,
+        nodes: 0,
     };
-    checker.visit(&mut expression, 0, false)?;
+    checker.visit(&mut expression, 0, How::ONCE)?;
     Ok(CelRule {
         expression,
-        loops: checker.loops,
+        cost: checker.cost,
         patterns: checker.patterns.into_iter().map(Arc::new).collect(),
     })
 }
@@ -88,16 +106,57 @@ struct Checker<'a> {
     variables: Vec<String>,
     /// The loop whose body is being looked at.
     inside: Option<Body>,
-    loops: Vec<Loop>,
+    cost: Cost,
     patterns: Vec<Regex>,
     additions: usize,
+    nodes: usize,
 }
 
 #[derive(Default)]
 struct Body {
     operations: usize,
-    outer: usize,
-    patterns: usize,
+    programs: usize,
+    literals: usize,
+    places: Vec<Place>,
+}
+
+/// What is done with a node's value.
+#[derive(Clone, Copy)]
+struct How {
+    /// How many operations may go through all of it.
+    uses: usize,
+    /// Size of the pattern it may be matched with.
+    program: usize,
+    /// Whether they do not care for the order of a list's elements.
+    unordered: bool,
+}
+
+impl How {
+    /// It is looked at.
+    const ONCE: Self = Self {
+        uses: 1,
+        program: 0,
+        unordered: false,
+    };
+    /// Only a part of it is looked at, which is counted where the part is named.
+    const IN_PART: Self = Self {
+        uses: 0,
+        ..Self::ONCE
+    };
+    /// An operation of a small result goes through it, and may quote it in its error.
+    const OPERAND: Self = Self {
+        uses: 2,
+        ..Self::ONCE
+    };
+
+    /// It becomes part of a value that this is done with, by so many operations.
+    const fn after(self, operations: usize) -> Self {
+        Self {
+            uses: self.uses + operations,
+            unordered: false,
+            ..self
+        }
+    }
 }
 
 impl Checker<'_> {
@@ -106,36 +165,44 @@ impl Checker<'_> {
         CelFault::at_char(self.text, at as usize, message)
     }
 
-    /// `unordered`: whether what surrounds the node does not care for the order of a list's elements.
-    fn visit(
-        &mut self,
-        node: &mut IdedExpr,
-        depth: usize,
-        unordered: bool,
-    ) -> Result<(), CelFault> {
+    fn visit(&mut self, node: &mut IdedExpr, depth: usize, how: How) -> Result<(), CelFault> {
         if depth > MAX_TREE_DEPTH {
             return Err(self.fault(
                 node.id,
                 format!("has more than {MAX_TREE_DEPTH} operations inside one another"),
             ));
         }
+        self.nodes += 1;
         if let Some(body) = &mut self.inside {
             body.operations += 1;
         }
         let id = node.id;
+        let place = root(node).map(ToOwned::to_owned);
+        // The parts of a path lead to its end, and all else to the whole.
+        let inner = match place {
+            Some(_) => How::IN_PART,
+            None => how.after(1),
+        };
         match &mut node.expr {
-            Expr::Unspecified => Err(self.fault(id, "cannot be read")),
-            Expr::Literal(_) => Ok(()),
-            Expr::Ident(name) => self.ident(id, name),
-            Expr::Select(select) => self.visit(&mut select.operand, depth + 1, false),
-            Expr::Struct(_) => Err(self.fault(id, "must not make messages")),
+            Expr::Unspecified => return Err(self.fault(id, "cannot be read")),
+            Expr::Literal(literal) => {
+                if let LiteralValue::String(text) = literal {
+                    self.literal(text.inner().len(), how);
+                }
+            }
+            Expr::Ident(name) => self.ident(id, name)?,
+            Expr::Select(select) => {
+                let inner = if select.test { How::IN_PART } else { inner };
+                self.visit(&mut select.operand, depth + 1, inner)?;
+            }
+            Expr::Struct(_) => return Err(self.fault(id, "must not make messages")),
             Expr::List(list) => {
                 if list.elements.len() > MAX_LITERAL {
                     return Err(self.fault(id, too_many("elements in a list", MAX_LITERAL)));
                 }
-                list.elements
-                    .iter_mut()
-                    .try_for_each(|element| self.visit(element, depth + 1, false))
+                for element in &mut list.elements {
+                    self.visit(element, depth + 1, inner)?;
+                }
             }
             Expr::Map(map) => {
                 if map.entries.len() > MAX_LITERAL {
@@ -145,37 +212,76 @@ impl Checker<'_> {
                     let EntryExpr::MapEntry(entry) = &mut entry.expr else {
                         return Err(self.fault(id, "must not make messages"));
                     };
-                    self.visit(&mut entry.key, depth + 1, false)?;
-                    self.visit(&mut entry.value, depth + 1, false)?;
+                    self.visit(&mut entry.key, depth + 1, inner)?;
+                    self.visit(&mut entry.value, depth + 1, inner)?;
                 }
-                Ok(())
             }
-            Expr::Call(call) => self.call(id, call, depth),
+            Expr::Call(call) if call.func_name == operators::INDEX && call.args.len() == 2 => {
+                self.visit(&mut call.args[0], depth + 1, inner)?;
+                self.visit(&mut call.args[1], depth + 1, How::OPERAND)?;
+            }
+            Expr::Call(call) => self.call(id, call, depth, how)?,
             Expr::Comprehension(comprehension) => {
-                self.comprehension(id, comprehension, depth, unordered)
+                self.comprehension(id, comprehension, depth, how)?;
             }
         }
-    }
-
-    fn ident(&mut self, id: u64, name: &str) -> Result<(), CelFault> {
-        if self.variables.iter().any(|known| known == name) || TYPES.contains(&name) {
-            return Ok(());
-        }
-        if name != "event" {
-            return Err(self.fault(
-                id,
-                format!(
-                    "knows no {name}: the only variable is event (as in event.metadata.{name})"
-                ),
-            ));
-        }
-        if let Some(body) = &mut self.inside {
-            body.outer += 1;
+        if let Some(root) = place {
+            self.place(&root, node, how);
         }
         Ok(())
     }
 
-    fn call(&mut self, id: u64, call: &mut CallExpr, depth: usize) -> Result<(), CelFault> {
+    fn ident(&self, id: u64, name: &str) -> Result<(), CelFault> {
+        if name == "event" || self.is_variable(name) || TYPES.contains(&name) {
+            return Ok(());
+        }
+        Err(self.fault(
+            id,
+            format!("knows no {name}: the only variable is event (as in event.metadata.{name})"),
+        ))
+    }
+
+    fn is_variable(&self, name: &str) -> bool {
+        self.variables.iter().any(|known| known == name)
+    }
+
+    /// Notes what is done with the value at the path `node`, which begins with the name `root`.
+    fn place(&mut self, root: &str, node: &IdedExpr, how: How) {
+        if how.uses == 0 {
+            return;
+        }
+        let variable = self.is_variable(root);
+        let place = Place {
+            expression: is_simple(node).then(|| node.clone()),
+            uses: how.uses,
+            program: how.program,
+        };
+        match &mut self.inside {
+            Some(body) if variable => {
+                body.operations += how.uses;
+                body.programs += how.uses * how.program;
+            }
+            Some(body) if root == "event" => body.places.push(place),
+            None if root == "event" => self.cost.places.push(place),
+            _ => {}
+        }
+    }
+
+    fn literal(&mut self, bytes: usize, how: How) {
+        let literals = match &mut self.inside {
+            Some(body) => &mut body.literals,
+            None => &mut self.cost.literals,
+        };
+        *literals += bytes * how.program * how.uses;
+    }
+
+    fn call(
+        &mut self,
+        id: u64,
+        call: &mut CallExpr,
+        depth: usize,
+        how: How,
+    ) -> Result<(), CelFault> {
         let name = call.func_name.as_str();
         let known = match &call.target {
             None => {
@@ -194,28 +300,60 @@ impl Checker<'_> {
         if !known {
             return Err(self.fault(id, format!("knows no function {name}")));
         }
-        if name == operators::ADD {
-            self.additions += 1;
-            if self.additions > MAX_ADDITIONS {
-                return Err(self.fault(id, too_many("+", MAX_ADDITIONS)));
+        // What is done with the first argument (or the target), and with the others.
+        let (first, others) = match name {
+            operators::ADD => {
+                self.additions += 1;
+                if self.additions > MAX_ADDITIONS {
+                    return Err(self.fault(id, too_many("+", MAX_ADDITIONS)));
+                }
+                (how.after(2), how.after(2))
             }
-        }
-        let sized = name == "size";
-        let contained = name == operators::IN;
-        if name == "matches" {
-            self.pattern(id, call)?;
-        }
+            operators::CONDITIONAL => (How::OPERAND, how),
+            "string" => {
+                self.literal(NUMBER_TEXT, how);
+                (how.after(2), How::OPERAND)
+            }
+            "size" => {
+                let unordered = true;
+                let how = How {
+                    unordered,
+                    ..How::OPERAND
+                };
+                (how, how)
+            }
+            operators::IN => {
+                let unordered = true;
+                let container = How {
+                    unordered,
+                    ..How::OPERAND
+                };
+                (How::OPERAND, container)
+            }
+            "matches" => {
+                let program = self.pattern(id, call)?;
+                let text = How {
+                    program,
+                    ..How::ONCE
+                };
+                (text, text)
+            }
+            _ => (How::OPERAND, How::OPERAND),
+        };
         if let Some(target) = &mut call.target {
-            self.visit(target, depth + 1, sized)?;
+            self.visit(target, depth + 1, first)?;
         }
+        let target = usize::from(call.target.is_some());
         for (index, arg) in call.args.iter_mut().enumerate() {
-            self.visit(arg, depth + 1, sized || (contained && index == 1))?;
+            let how = if index + target == 0 { first } else { others };
+            self.visit(arg, depth + 1, how)?;
         }
         Ok(())
     }
 
-    /// Compiles the pattern of a `matches` once, and makes the call one to its own function.
-    fn pattern(&mut self, id: u64, call: &mut CallExpr) -> Result<(), CelFault> {
+    /// Compiles the pattern of a `matches` once, and makes the call one to its own function. Gives
+    /// the size of its program.
+    fn pattern(&mut self, id: u64, call: &mut CallExpr) -> Result<usize, CelFault> {
         let arity = if call.target.is_some() { 1 } else { 2 };
         let pattern = match call.args.last().map(|arg| &arg.expr) {
             Some(Expr::Literal(LiteralValue::String(pattern))) if call.args.len() == arity => {
@@ -234,18 +372,13 @@ impl Checker<'_> {
         if self.patterns.len() == MAX_PATTERNS {
             return Err(self.fault(id, too_many("matches", MAX_PATTERNS)));
         }
-        let pattern = RegexBuilder::new(&pattern)
-            .size_limit(MAX_PATTERN_PROGRAM)
-            .build()
+        let (pattern, program) = compiled(&pattern)
             .map_err(|e| self.fault(id, format!("has a pattern that cannot be used: {e}")))?;
         call.func_name = matches_name(self.patterns.len());
         call.args.pop();
         call.args.extend(call.target.take().map(|target| *target));
         self.patterns.push(pattern);
-        if let Some(body) = &mut self.inside {
-            body.patterns += 1;
-        }
-        Ok(())
+        Ok(program)
     }
 
     fn comprehension(
@@ -253,12 +386,12 @@ impl Checker<'_> {
         id: u64,
         comprehension: &mut ComprehensionExpr,
         depth: usize,
-        unordered: bool,
+        how: How,
     ) -> Result<(), CelFault> {
         if self.inside.is_some() {
             return Err(self.fault(id, "must not use all, exists, map or filter inside another"));
         }
-        if self.loops.len() == MAX_LOOPS {
+        if self.cost.loops.len() == MAX_LOOPS {
             return Err(self.fault(id, too_many("all, exists, map or filter", MAX_LOOPS)));
         }
         if !is_place(&comprehension.iter_range) {
@@ -268,36 +401,79 @@ impl Checker<'_> {
             ));
         }
         // Elements of a map come in no particular order, and the same event must give the same answer.
-        if matches!(comprehension.accu_init.expr, Expr::List(_)) && !unordered {
+        if matches!(comprehension.accu_init.expr, Expr::List(_)) && !how.unordered {
             return Err(self.fault(id, "may use map and filter only inside size(…) or after in"));
         }
         if comprehension.iter_var == "event" {
             return Err(self.fault(id, "must not give another meaning to event"));
         }
-        self.visit(&mut comprehension.iter_range, depth + 1, false)?;
-        let range = comprehension.iter_range.clone();
+        let (nodes, places) = (self.nodes, self.cost.places.len());
+        self.visit(&mut comprehension.iter_range, depth + 1, How::OPERAND)?;
+        let range = if is_simple(&comprehension.iter_range) {
+            Range::Place(comprehension.iter_range.clone())
+        } else {
+            Range::Literal {
+                parts: self.nodes - nodes,
+                places: self.cost.places[places..].to_vec(),
+            }
+        };
         self.inside = Some(Body::default());
         self.variables.push(comprehension.iter_var.clone());
         self.variables.extend(comprehension.iter_var2.clone());
         self.variables.push(comprehension.accu_var.clone());
-        self.visit(&mut comprehension.accu_init, depth + 1, false)?;
-        self.visit(&mut comprehension.loop_cond, depth + 1, false)?;
-        self.visit(&mut comprehension.loop_step, depth + 1, false)?;
-        self.visit(&mut comprehension.result, depth + 1, false)?;
+        self.visit(&mut comprehension.accu_init, depth + 1, How::ONCE)?;
+        self.visit(&mut comprehension.loop_cond, depth + 1, How::ONCE)?;
+        self.visit(&mut comprehension.loop_step, depth + 1, How::ONCE)?;
+        self.visit(&mut comprehension.result, depth + 1, How::ONCE)?;
         self.variables.clear();
         let body = self.inside.take().unwrap_or_default();
-        if body.patterns > 0 && body.outer > 0 {
-            return Err(self.fault(
-                id,
-                "must not use event and matches together inside all, exists, map or filter",
-            ));
-        }
-        self.loops.push(Loop {
+        self.cost.loops.push(Loop {
             range,
             operations: body.operations,
-            outer: body.outer,
+            programs: body.programs,
+            literals: body.literals,
+            places: body.places,
         });
         Ok(())
+    }
+}
+
+/// The pattern, and the size of its program in bytes, rounded up.
+fn compiled(pattern: &str) -> Result<(Regex, usize), regex::Error> {
+    for program in PATTERN_PROGRAMS {
+        let compiled = RegexBuilder::new(pattern)
+            .size_limit(program)
+            .dfa_size_limit(PATTERN_CACHE)
+            .build();
+        match compiled {
+            Ok(regex) => return Ok((regex, program)),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(regex::Error::CompiledTooBig(MAX_PATTERN_PROGRAM))
+}
+
+/// The name a path (`a.b`, `a['b']`) begins with; none for what is no path, and for `has(…)`.
+fn root(node: &IdedExpr) -> Option<&str> {
+    match &node.expr {
+        Expr::Ident(name) => Some(name),
+        Expr::Select(select) if !select.test => root(&select.operand),
+        Expr::Call(call) if call.func_name == operators::INDEX => root(call.args.first()?),
+        _ => None,
+    }
+}
+
+/// Whether the node is a path into the event that can be followed without doing anything else.
+fn is_simple(node: &IdedExpr) -> bool {
+    match &node.expr {
+        Expr::Ident(name) => name == "event",
+        Expr::Select(select) => !select.test && is_simple(&select.operand),
+        Expr::Call(call) if call.func_name == operators::INDEX => {
+            let plain = |arg: &IdedExpr| matches!(arg.expr, Expr::Literal(_)) || is_simple(arg);
+            matches!(&call.args[..], [place, index] if is_simple(place) && plain(index))
+        }
+        _ => false,
     }
 }
 

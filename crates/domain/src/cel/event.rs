@@ -9,26 +9,25 @@ use cel::common::types::{
 use cel::common::value::Val;
 use serde_json::Value;
 
+use super::cost::Weight;
 use crate::json::Decimal;
 
 /// The value of the variable `event`.
 pub struct CelEvent {
     value: Box<dyn Val>,
-    weight: usize,
+    weight: Weight,
 }
-
-/// Bytes of text that weigh as much as one value.
-const BYTES_PER_VALUE: usize = 64;
 
 impl CelEvent {
     /// Converts an event; `metadata` is its metadata, parsed.
     pub fn new(event: &GameEvent, metadata: Option<&Value>) -> Self {
-        let mut weight = 8;
+        let mut weight = Weight::default();
         let mut fields: HashMap<CelMapKey<'static>, Box<dyn Val>> = HashMap::new();
         // Unknown fields first: what we know by that name stands.
         for (name, raw) in &event.extra {
             // Nested deeper than the parser goes: as good as not there.
             if let Ok(value) = serde_json::from_str::<Value>(raw.get()) {
+                weight.add_text(name.len());
                 fields.insert(name.clone().into(), convert(&value, &mut weight));
             }
         }
@@ -41,6 +40,8 @@ impl CelEvent {
         ];
         let name = event.event_name.clone().map(|name| ("eventName", name));
         for (field, text) in texts.into_iter().chain(name) {
+            weight.add_value();
+            weight.add_text(text.len());
             fields.insert(field.to_owned().into(), Box::new(CelString::from(text)));
         }
         let empty = Value::Object(serde_json::Map::new());
@@ -48,6 +49,8 @@ impl CelEvent {
             "metadata".to_owned().into(),
             convert(metadata.unwrap_or(&empty), &mut weight),
         );
+        weight.add_map(fields.len());
+        weight.elements = weight.values;
         Self {
             value: Box::new(CelMap::from(fields)),
             weight,
@@ -58,8 +61,8 @@ impl CelEvent {
         self.value.as_ref()
     }
 
-    /// How many values it holds, long texts counting as several.
-    pub(super) fn weight(&self) -> usize {
+    /// How much there is of it; no part of it has more elements.
+    pub(super) fn weight(&self) -> Weight {
         self.weight
     }
 }
@@ -72,14 +75,14 @@ impl std::fmt::Debug for CelEvent {
     }
 }
 
-fn convert(value: &Value, weight: &mut usize) -> Box<dyn Val> {
-    *weight += 1;
+fn convert(value: &Value, weight: &mut Weight) -> Box<dyn Val> {
+    weight.add_value();
     match value {
         Value::Null => Box::new(CelNull),
         Value::Bool(bool) => Box::new(CelBool::from(*bool)),
         Value::Number(number) => convert_number(number.as_str()),
         Value::String(text) => {
-            *weight += text.len() / BYTES_PER_VALUE;
+            weight.add_text(text.len());
             Box::new(CelString::from(text.clone()))
         }
         Value::Array(list) => {
@@ -87,10 +90,11 @@ fn convert(value: &Value, weight: &mut usize) -> Box<dyn Val> {
             Box::new(CelList::from(list))
         }
         Value::Object(map) => {
+            weight.add_map(map.len());
             let map: HashMap<CelMapKey<'static>, Box<dyn Val>> = map
                 .iter()
                 .map(|(name, v)| {
-                    *weight += name.len() / BYTES_PER_VALUE;
+                    weight.add_text(name.len());
                     (name.clone().into(), convert(v, weight))
                 })
                 .collect();

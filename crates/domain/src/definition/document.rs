@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fault::{Fault, Faults, Position, member};
-use crate::json::Decimal;
+use crate::json::{Decimal, MAX_SCALE};
 
 /// Deeper documents are refused.
 const MAX_DEPTH: usize = 32;
@@ -79,7 +79,12 @@ fn check_text(raw: &str, path: &str, faults: &mut Faults) {
 }
 
 fn check_number(raw: &str, path: &str, faults: &mut Faults) {
-    let fits = match Decimal::parse(raw) {
+    let number = Decimal::parse(raw);
+    if number.as_ref().is_some_and(|n| n.scale > MAX_SCALE) {
+        faults.add(path, format!("has more than {MAX_SCALE} decimal places"));
+        return;
+    }
+    let fits = match number {
         Some(number) if number.scale == 0 && !raw.contains(['e', 'E']) => number.to_i64().is_some(),
         Some(_) => raw.parse::<f64>().is_ok_and(f64::is_finite),
         None => false,

@@ -18,34 +18,102 @@ const NOT_YET: [&str; 3] = ["leaderboards", "tournaments", "battlepasses"];
 /// On `Err` there is at least one fault, and every fault there is.
 pub fn parse_file(json: &[u8]) -> Result<DefinitionFile, Vec<Fault>> {
     let mut faults = Faults::default();
-    let file = document::read(json, &mut faults).and_then(|value| read_file(&value, &mut faults));
+    let file = document::read(json, &mut faults).and_then(|value| {
+        let read = cel::with_compiler(|compiler| read_file(&value, compiler, &mut faults));
+        read.unwrap_or_else(|e| {
+            faults.add("$", format!("cannot be checked now, try again: {e}"));
+            None
+        })
+    });
     match (file, faults.into_list()) {
         (Some(file), faults) if faults.is_empty() => Ok(file),
         (_, faults) => Err(faults),
     }
 }
 
-fn read_file(value: &Value, faults: &mut Faults) -> Option<DefinitionFile> {
+/// The games a file names, each with its place; see [`named_games`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedGames {
+    /// Place in `games`, and whose the game shall be.
+    pub games: Vec<(usize, GameId, StudioId)>,
+    /// Place in `quests`.
+    pub quests: Vec<(usize, GameId)>,
+}
+
+impl NamedGames {
+    /// Those of a file without fault.
+    pub fn of(file: &DefinitionFile) -> Self {
+        let games = file.games.iter().enumerate();
+        let quests = file.quests.iter().enumerate();
+        Self {
+            games: games
+                .map(|(index, game)| (index, game.game_id.clone(), game.studio_id.clone()))
+                .collect(),
+            quests: quests
+                .map(|(index, quest)| (index, quest.game_id.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// The games that a file names, as far as it can be read: for whoever wants to tell, together with
+/// the faults of [`parse_file`], which of them are unknown.
+pub fn named_games(json: &[u8]) -> NamedGames {
+    let file: Value = serde_json::from_slice(json).unwrap_or_default();
+    let listed = |name: &str| {
+        file.get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
+    let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
+    let game_id = |value: &Value| GameId::new(text(value, "gameId")?).ok();
+    let games = listed("games").enumerate();
+    let quests = listed("quests").enumerate();
+    NamedGames {
+        games: games
+            .filter_map(|(index, game)| {
+                let studio = StudioId::new(text(game, "studioId")?).ok()?;
+                Some((index, game_id(game)?, studio))
+            })
+            .collect(),
+        quests: quests
+            .filter_map(|(index, quest)| Some((index, game_id(quest)?)))
+            .collect(),
+    }
+}
+
+fn read_file(
+    value: &Value,
+    compiler: &cel::Compiler,
+    faults: &mut Faults,
+) -> Option<DefinitionFile> {
     let map = object(value, "$", &["games", "quests"], &NOT_YET, faults)?;
     let mut file = DefinitionFile::default();
     let mut seen = BTreeSet::new();
     for (value, path) in list(map.get("games"), "$.games", faults) {
-        if let Some(game) = read_game(value, &path, faults) {
-            if !seen.insert(game.game_id.clone()) {
-                faults.add(
-                    member(&path, "gameId"),
-                    format!("{} stands twice", game.game_id),
-                );
-            }
-            file.games.push(game);
+        // Ids are looked at even where the rest cannot be read: every fault is told at once.
+        if let Some(game) = named(value, "gameId")
+            && !seen.insert(game)
+        {
+            faults.add(member(&path, "gameId"), format!("{game} stands twice"));
         }
+        file.games.extend(read_game(value, &path, faults));
     }
     let mut seen = BTreeSet::new();
     for (value, path) in list(map.get("quests"), "$.quests", faults) {
-        let quest = read_quest(value, &path, faults);
-        // An expression is looked at even where the rest of its quest cannot be read.
+        if let (Some(game), Some(quest)) = (named(value, "gameId"), named(value, "questId"))
+            && !seen.insert((game, quest))
+        {
+            faults.add(
+                member(&path, "questId"),
+                format!("{quest} stands twice for game {game}"),
+            );
+        }
+        file.quests.extend(read_quest(value, &path, faults));
+        // An expression, too.
         if let Some(when) = value.pointer("/conditions/when").and_then(Value::as_str)
-            && let Err(fault) = cel::compile(when)
+            && let Err(fault) = compiler.compile(when)
         {
             faults.push(Fault {
                 path: format!("{path}.conditions.when"),
@@ -53,17 +121,13 @@ fn read_file(value: &Value, faults: &mut Faults) -> Option<DefinitionFile> {
                 position: Some(fault.position),
             });
         }
-        if let Some(quest) = quest {
-            if !seen.insert((quest.game_id.clone(), quest.quest_id.clone())) {
-                faults.add(
-                    member(&path, "questId"),
-                    format!("{} stands twice for game {}", quest.quest_id, quest.game_id),
-                );
-            }
-            file.quests.push(quest);
-        }
     }
     Some(file)
+}
+
+/// The id of that name, well-formed or not.
+fn named<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
+    value.get(field).and_then(Value::as_str)
 }
 
 fn read_game(value: &Value, path: &str, faults: &mut Faults) -> Option<GameDefinition> {

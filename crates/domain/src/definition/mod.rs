@@ -4,6 +4,8 @@ mod document;
 mod fault;
 mod file;
 mod quest;
+mod scalar;
+mod stored;
 
 use std::collections::BTreeMap;
 
@@ -12,10 +14,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub use fault::{Fault, Position};
-pub use file::parse_file;
+pub use file::{NamedGames, named_games, parse_file};
+pub use scalar::{FilterNumber, Scalar};
 
 use crate::amount::Amount;
 use crate::path::MetadataPath;
+use crate::quest::QuestStatus;
 
 /// A file of definitions without fault.
 #[derive(Debug, Clone, Default)]
@@ -51,12 +55,15 @@ pub struct QuestDefinition {
     pub description: Option<String>,
     /// Which events count, and how far.
     pub conditions: Conditions,
-    /// What completion grants, each a JSON object with a `type`; at most 50, each at most 16 KiB.
+    /// What completion grants, each a JSON object with a `type`; at most 50, each at most 16 KiB as
+    /// JSONB writes it.
     pub rewards: Vec<Box<RawValue>>,
     /// Events ingested before it do not count.
     pub start_date: Option<Timestamp>,
     /// Events ingested at or after it do not count.
     pub end_date: Option<Timestamp>,
+    /// Whether events count at all.
+    pub status: QuestStatus,
 }
 
 /// Which events count for a quest, and how far.
@@ -98,69 +105,6 @@ impl ProgressType {
     }
 }
 
-/// A value a filter compares with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scalar {
-    /// `null`, which is there; not a place where nothing is.
-    Null,
-    /// `true`, `false`
-    Bool(bool),
-    /// Compared by value: 1 is 1.0 is 1e0.
-    Number(serde_json::Number),
-    /// Compared exactly.
-    Text(String),
-}
-
-impl Scalar {
-    /// The scalar a JSON value is; `None` for objects and arrays.
-    pub fn from_json(value: &Value) -> Option<Self> {
-        match value {
-            Value::Null => Some(Self::Null),
-            Value::Bool(bool) => Some(Self::Bool(*bool)),
-            Value::Number(number) => Some(Self::Number(number.clone())),
-            Value::String(text) => Some(Self::Text(text.clone())),
-            Value::Array(_) | Value::Object(_) => None,
-        }
-    }
-
-    /// Whether `value` is this scalar.
-    pub fn matches(&self, value: &Value) -> bool {
-        use crate::json::Decimal;
-        match (self, value) {
-            (Self::Null, Value::Null) => true,
-            (Self::Bool(a), Value::Bool(b)) => a == b,
-            (Self::Text(a), Value::String(b)) => a == b,
-            (Self::Number(a), Value::Number(b)) => {
-                match (Decimal::parse(a.as_str()), Decimal::parse(b.as_str())) {
-                    (Some(a), Some(b)) => a.same_value(&b),
-                    _ => false,
-                }
-            }
-            _ => false,
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        match self {
-            Self::Null => Value::Null,
-            Self::Bool(bool) => Value::Bool(*bool),
-            Self::Number(number) => Value::Number(number.clone()),
-            Self::Text(text) => Value::String(text.clone()),
-        }
-    }
-}
-
-impl std::fmt::Display for Scalar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Null => f.write_str("null"),
-            Self::Bool(bool) => bool.fmt(f),
-            Self::Number(number) => f.write_str(number.as_str()),
-            Self::Text(text) => f.write_str(text),
-        }
-    }
-}
-
 /// A stored definition cannot be read, so it was written by other software.
 #[derive(Debug, thiserror::Error)]
 #[error("stored definition cannot be read: {0}")]
@@ -172,6 +116,10 @@ impl QuestDefinition {
     /// Canonical: keys sorted, times in their one form, nothing that means nothing. Two definitions
     /// are the same when their texts are.
     pub fn to_stored(&self) -> String {
+        self.to_json().to_string()
+    }
+
+    fn to_json(&self) -> Value {
         let conditions = &self.conditions;
         let mut map = serde_json::Map::new();
         let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
@@ -221,24 +169,26 @@ impl QuestDefinition {
         if let Some(at) = self.end_date {
             put("endDate", at.to_string().into());
         }
-        Value::Object(map).to_string()
+        // Active is what a definition is that says nothing.
+        if self.status != QuestStatus::Active {
+            put("status", self.status.as_str().into());
+        }
+        Value::Object(map)
     }
 
-    /// Reads what [`QuestDefinition::to_stored`] wrote, or what JSONB made of it.
+    /// Reads what [`QuestDefinition::to_stored`] wrote, or what JSONB made of it. No limit is asked:
+    /// what was accepted once can be read for ever.
     ///
     /// `when` is not compiled here.
     pub fn from_stored(json: &str) -> Result<Self, StoredDefinitionError> {
         let value = serde_json::from_str(json).map_err(|e| StoredDefinitionError(e.to_string()))?;
-        let mut faults = fault::Faults::default();
-        let quest = quest::read_quest(&value, "$", &mut faults);
-        match (quest, faults.into_list()) {
-            (Some(quest), faults) if faults.is_empty() => Ok(quest),
-            (_, faults) => {
-                let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                Err(StoredDefinitionError(texts.join("; ")))
-            }
-        }
+        stored::read_quest(&value).map_err(StoredDefinitionError)
     }
+}
+
+/// The type and name of the events a stored definition asks for, if that much of it can be read.
+pub(crate) fn events_of_stored(json: &str) -> Option<(EventType, Option<String>)> {
+    stored::read_events(&serde_json::from_str(json).ok()?)
 }
 
 #[cfg(test)]

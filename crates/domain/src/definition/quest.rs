@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use super::fault::{Faults, member};
 use super::{Conditions, ProgressType, QuestDefinition, Scalar};
 use crate::amount::Amount;
+use crate::json::jsonb_len;
 use crate::path::MetadataPath;
+use crate::quest::QuestStatus;
 
 /// Longest `name`, in characters.
 pub(super) const MAX_NAME_CHARS: usize = 200;
@@ -18,20 +20,20 @@ pub(super) const MAX_NAME_CHARS: usize = 200;
 const MAX_DESCRIPTION_CHARS: usize = 2_000;
 /// Most rewards of a quest: all of them are emitted by one event.
 const MAX_REWARDS: usize = 50;
-/// Largest reward, in bytes of JSON.
+/// Largest reward, in bytes of JSON as JSONB writes it: so it is read, and granted.
 const MAX_REWARD_BYTES: usize = 16 * 1024;
-/// Largest definition, in bytes of its canonical JSON; `config.quests` carries it in one message.
+/// Largest definition, in bytes of JSON as JSONB writes it; `config.quests` carries it in one message.
 const MAX_BYTES: usize = 256 * 1024;
 /// Most filters of a quest.
 const MAX_FILTERS: usize = 50;
 /// Longest text a filter compares with, in characters.
 const MAX_FILTER_CHARS: usize = 500;
-/// Most distinct items a `unique` quest may ask for: progress keeps them all.
-const MAX_UNIQUE_TARGET: u64 = 10_000;
+/// Most distinct items a `unique` quest may ask for: progress keeps them all until it is completed.
+const MAX_UNIQUE_TARGET: u64 = 1_000;
 /// Largest target.
 const MAX_TARGET: u64 = 1_000_000_000_000_000;
 
-const QUEST_FIELDS: [&str; 9] = [
+const QUEST_FIELDS: [&str; 10] = [
     "gameId",
     "questId",
     "name",
@@ -41,8 +43,9 @@ const QUEST_FIELDS: [&str; 9] = [
     "startDate",
     "endDate",
     "claim",
+    "status",
 ];
-const QUEST_NOT_YET: [&str; 10] = [
+const QUEST_NOT_YET: [&str; 9] = [
     "objectives",
     "mode",
     "prerequisites",
@@ -51,7 +54,6 @@ const QUEST_NOT_YET: [&str; 10] = [
     "timeBasis",
     "grace",
     "trust",
-    "status",
     "version",
 ];
 const CONDITION_FIELDS: [&str; 8] = [
@@ -104,6 +106,7 @@ pub(super) fn read_quest(
     {
         faults.add(member(path, "endDate"), "must be later than startDate");
     }
+    let status = read_status(map.get("status"), &member(path, "status"), faults);
     let quest = QuestDefinition {
         game_id: game_id?,
         quest_id: quest_id?,
@@ -113,12 +116,24 @@ pub(super) fn read_quest(
         rewards: rewards?,
         start_date,
         end_date,
+        status: status?,
     };
-    let size = quest.to_stored().len();
+    let size = jsonb_len(&quest.to_json());
     if size > MAX_BYTES {
         faults.add(path, format!("is {size} bytes, more than {MAX_BYTES}"));
     }
     Some(quest)
+}
+
+fn read_status(value: Option<&Value>, path: &str, faults: &mut Faults) -> Option<QuestStatus> {
+    let status = match value {
+        None => return Some(QuestStatus::Active),
+        Some(value) => value.as_str().and_then(QuestStatus::parse),
+    };
+    if status.is_none() {
+        faults.add(path, "must be active or archived");
+    }
+    status
 }
 
 fn read_conditions(value: &Value, path: &str, faults: &mut Faults) -> Option<Conditions> {
@@ -269,7 +284,7 @@ fn read_target(
         "must be at least 1".to_owned()
     } else if target > Amount::from(MAX_TARGET) {
         format!("must be at most {MAX_TARGET}")
-    } else if kind != Some("accumulate") && target.to_u64().is_none() {
+    } else if matches!(kind, Some("count" | "unique")) && target.to_u64().is_none() {
         "must be a whole number".to_owned()
     } else if kind == Some("unique") && target > Amount::from(MAX_UNIQUE_TARGET) {
         format!("must be at most {MAX_UNIQUE_TARGET} where progressType is unique")
@@ -312,8 +327,9 @@ fn read_rewards(
             faults.add(path, "cannot be written as JSON");
             continue;
         };
-        if raw.get().len() > MAX_REWARD_BYTES {
-            faults.add(path, format!("must be at most {MAX_REWARD_BYTES} bytes"));
+        if jsonb_len(reward) > MAX_REWARD_BYTES {
+            let why = format!("must be at most {MAX_REWARD_BYTES} bytes, numbers written out");
+            faults.add(path, why);
         }
         rewards.push(raw);
     }
@@ -422,7 +438,7 @@ fn date(
         .map_err(|_| {
             faults.add(
                 member(path, field),
-                "must be an RFC 3339 date-time with an offset, like 2026-01-02T00:00:00Z",
+                "must be an RFC 3339 date-time with an offset, like 2026-01-02T00:00:00Z, of the years 0001 to 9999",
             );
         })
         .ok()

@@ -5,9 +5,11 @@
     reason = "json! literals read better without a borrow"
 )]
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixture::jsonb;
 
 fn quest(conditions: Value) -> Value {
     let mut all = json!({"eventType": "enemy_killed", "progressType": "count", "target": 3});
@@ -110,7 +112,7 @@ fn every_fault_is_told_at_once() {
         "$.quests[0].conditions.progressType: must be one of count, accumulate, unique",
         "$.quests[0].rewards[0].type: is missing",
         "$.quests[0].rewards[1]: must be an object with a type",
-        "$.quests[0].startDate: must be an RFC 3339 date-time with an offset, like 2026-01-02T00:00:00Z",
+        "$.quests[0].startDate: must be an RFC 3339 date-time with an offset, like 2026-01-02T00:00:00Z, of the years 0001 to 9999",
         "$.quests[1].colour: is an unknown field",
         "$.quests[1].gameId: is missing",
         "$.quests[1].conditions: is missing",
@@ -150,8 +152,8 @@ fn fields_that_mean_nothing_where_they_stand_are_refused() {
             "$.quests[0].conditions.uniqueField: is missing: progressType unique needs it",
         ),
         (
-            json!({"progressType": "unique", "uniqueField": "v", "target": 10_001}),
-            "$.quests[0].conditions.target: must be at most 10000 where progressType is unique",
+            json!({"progressType": "unique", "uniqueField": "v", "target": 1_001}),
+            "$.quests[0].conditions.target: must be at most 1000 where progressType is unique",
         ),
         (
             json!({"progressType": "unique", "uniqueField": "v", "target": 2.5}),
@@ -208,11 +210,62 @@ fn what_is_not_supported_yet_is_refused_and_not_ignored() {
         (json!({"communityGate": {}}), "communityGate"),
         (json!({"timeBasis": "occurred"}), "timeBasis"),
         (json!({"trust": "player"}), "trust"),
+        (json!({"version": 2}), "version"),
     ] {
         let faults = faults_of(quest(json!({})), &change);
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].starts_with(&format!("$.quests[0].{path}: is not supported yet")));
     }
+}
+
+#[test]
+fn a_quest_is_active_unless_it_says_archived() {
+    let read = |status: Option<Value>| {
+        let mut quest = quest(json!({}));
+        if let Some(status) = status {
+            quest["status"] = status;
+        }
+        parse_file(json!({"quests": [quest]}).to_string().as_bytes())
+            .map(|mut f| f.quests.remove(0))
+    };
+    let silent = read(None).unwrap();
+    let active = read(Some(json!("active"))).unwrap();
+    let archived = read(Some(json!("archived"))).unwrap();
+    assert_eq!(silent.status, QuestStatus::Active);
+    assert_eq!(archived.status, QuestStatus::Archived);
+    // Saying what is so anyway makes no new version; archiving does.
+    assert_eq!(silent.to_stored(), active.to_stored());
+    assert_ne!(silent.to_stored(), archived.to_stored());
+    let stored = QuestDefinition::from_stored(&archived.to_stored()).unwrap();
+    assert_eq!(stored.status, QuestStatus::Archived);
+    for bad in [json!("paused"), json!(""), json!(null), json!(true)] {
+        let faults = faults_of(quest(json!({})), &json!({"status": bad}));
+        assert_eq!(faults, ["$.quests[0].status: must be active or archived"]);
+    }
+}
+
+#[test]
+fn the_games_of_a_file_with_faults_can_be_named() {
+    let file = json!({
+        "games": [{"gameId": "a:b", "studioId": "s"}, 7, {"gameId": "g", "studioId": "s"}, {"gameId": "h"}],
+        "quests": [{"colour": "red"}, {"gameId": "g", "target": -1}],
+    });
+    let named = named_games(file.to_string().as_bytes());
+    let game = GameId::new("g").unwrap();
+    assert_eq!(
+        named.games,
+        [(2, game.clone(), StudioId::new("s").unwrap())]
+    );
+    assert_eq!(named.quests, [(1, game)]);
+    for other in ["[]", "{", r#"{"games": {}, "quests": 1}"#] {
+        assert_eq!(named_games(other.as_bytes()), NamedGames::default());
+    }
+    let whole = json!({
+        "games": [{"gameId": "g", "studioId": "s", "name": "G"}], "quests": [quest(json!({}))],
+    })
+    .to_string();
+    let parsed = parse_file(whole.as_bytes()).unwrap();
+    assert_eq!(named_games(whole.as_bytes()), NamedGames::of(&parsed));
 }
 
 #[test]
@@ -229,7 +282,7 @@ fn dates_and_rewards_keep_their_bounds() {
     let reward = json!({"type": "x", "text": "y".repeat(16_384)});
     assert_eq!(
         faults(json!({"rewards": [reward]})),
-        ["$.quests[0].rewards[0]: must be at most 16384 bytes"]
+        ["$.quests[0].rewards[0]: must be at most 16384 bytes, numbers written out"]
     );
     assert_eq!(
         faults(json!({"rewards": vec![json!({"type": "x"}); 51]})),
@@ -287,6 +340,226 @@ fn json_that_hides_something_is_refused() {
         "]".repeat(100_000)
     );
     assert!(parse_file(deeper.as_bytes()).is_err());
+}
+
+#[test]
+fn ids_that_stand_twice_are_told_whatever_else_is_wrong() {
+    let file = r#"{
+        "games": [{"gameId": "g"}, {"gameId": "g", "studioId": "s", "name": "G"}],
+        "quests": [{"gameId": "g", "questId": "q"}, {"gameId": "g", "questId": "q", "name": 5}, {"gameId": "h", "questId": "q"}]
+    }"#;
+    let faults = parse_file(file.as_bytes()).unwrap_err();
+    let twice: Vec<_> = faults
+        .iter()
+        .map(ToString::to_string)
+        .filter(|text| text.contains("twice"))
+        .collect();
+    assert_eq!(
+        twice,
+        [
+            "$.games[1].gameId: g stands twice",
+            "$.quests[1].questId: q stands twice for game g"
+        ]
+    );
+}
+
+#[test]
+fn a_misspelt_progress_type_is_one_fault() {
+    assert_eq!(
+        faults_of(
+            quest(json!({"progressType": "acumulate", "target": 2.5})),
+            &json!({})
+        ),
+        ["$.quests[0].conditions.progressType: must be one of count, accumulate, unique"]
+    );
+}
+
+#[test]
+fn numbers_beyond_the_database_are_refused_with_their_place() {
+    let faults = |number: &str| {
+        let number: Value = serde_json::from_str(number).unwrap();
+        faults_of(
+            quest(json!({})),
+            &json!({"rewards": [{"type": "x", "n": number}]}),
+        )
+    };
+    let fine = format!("0.{}1", "0".repeat(16_300));
+    for number in ["1e-16300", "1e300", &fine] {
+        assert_eq!(faults(number), [""; 0], "{number:.20}");
+    }
+    let long = format!("0.{}1", "0".repeat(16_383));
+    for number in ["1e-20000", "1e-16384", "1.5e-16383", &long] {
+        let place = "$.quests[0].rewards[0].n: has more than 16383 decimal places";
+        assert!(
+            faults(number).iter().any(|fault| fault == place),
+            "{number:.20}"
+        );
+    }
+}
+
+#[test]
+fn for_ever_is_a_date() {
+    let change = json!({"startDate": "0001-01-01T00:00:00Z", "endDate": "9999-12-31T23:59:59Z"});
+    let mut quest = quest(json!({}));
+    for (name, value) in change.as_object().unwrap() {
+        quest[name] = value.clone();
+    }
+    let file = parse_file(json!({"quests": [quest]}).to_string().as_bytes()).unwrap();
+    let stored = QuestDefinition::from_stored(&file.quests[0].to_stored()).unwrap();
+    assert_eq!(
+        stored.end_date.unwrap().to_string(),
+        "9999-12-31T23:59:59.000Z"
+    );
+}
+
+#[test]
+fn a_reward_is_measured_as_it_will_be_read() {
+    let numbers = |count: usize| {
+        let number: Value = serde_json::from_str("1e300").unwrap();
+        json!({"rewards": [{"type": "x", "numbers": vec![number; count]}]})
+    };
+    let faults = |change: &Value| faults_of(quest(json!({})), change);
+    assert_eq!(faults(&numbers(53)), [""; 0]);
+    // 302 bytes each.
+    assert_eq!(
+        faults(&numbers(60)),
+        ["$.quests[0].rewards[0]: must be at most 16384 bytes, numbers written out"]
+    );
+}
+
+/// A file's quest, as it is read back from the database.
+fn read_back(file: &Value) -> (QuestDefinition, QuestDefinition) {
+    let mut file = parse_file(file.to_string().as_bytes()).unwrap_or_else(|e| panic!("{e:?}"));
+    let definition = file.quests.remove(0);
+    let stored = jsonb(&definition.to_stored());
+    let read = QuestDefinition::from_stored(&stored).unwrap_or_else(|e| panic!("{stored}: {e}"));
+    (definition, read)
+}
+
+#[test]
+fn stored_paths_keep_their_meaning() {
+    let filters = json!({"metadata.metadata.map": "a", "map": "b", "metadata.x": 1, "metadata.metadata.metadata.x": 2});
+    let change = json!({"filters": filters, "progressType": "accumulate", "valueField": "metadata.metadata.x"});
+    let (definition, read) = read_back(&json!({"quests": [quest(change)]}));
+    assert_eq!(definition.conditions, read.conditions);
+    let ProgressType::Accumulate(path) = read.conditions.progress else {
+        panic!("accumulate");
+    };
+    assert_eq!(path.as_str(), "metadata.x");
+}
+
+#[test]
+fn what_is_stored_is_read_whatever_the_limits_are_now() {
+    let mut stored: Value = serde_json::from_str(
+        &read_back(&json!({"quests": [quest(json!({}))]}))
+            .0
+            .to_stored(),
+    )
+    .unwrap();
+    stored["name"] = "n".repeat(5_000).into();
+    stored["rewards"] = vec![json!({"type": "x", "text": "y".repeat(20_000)}); 60].into();
+    stored["conditions"]["target"] = json!(0.5);
+    stored["conditions"]["when"] = "w".repeat(5_000).into();
+    stored["conditions"]["filters"] = json!({"a..b": "v".repeat(5_000)});
+    assert!(QuestDefinition::from_stored(&stored.to_string()).is_ok());
+    // But what is not known is not taken for nothing.
+    stored["conditions"]["max"] = 1.into();
+    let error = QuestDefinition::from_stored(&stored.to_string()).unwrap_err();
+    assert!(error.to_string().contains("unknown field max"), "{error}");
+}
+
+fn number() -> impl Strategy<Value = String> {
+    (-999i64..999, 0..6u8, 0..300u16).prop_map(|(n, form, e)| match form {
+        0 => format!("{n}"),
+        1 => format!("{n}.00"),
+        2 => format!("{n}e-{e}"),
+        3 => format!("{n}.50E{e}"),
+        4 => format!("{n}.5e-{e}"),
+        _ => format!("{n}e{e}"),
+    })
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec!["metadata", "map", "a", "é \"", "x y"]);
+    prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("."))
+}
+
+fn scalar() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        number().prop_map(|n| serde_json::from_str(&n).unwrap()),
+        any::<bool>().prop_map(Value::from),
+        Just(Value::Null),
+        "[a-z\"\\\\\u{e9}\n]{0,5}".prop_map(Value::from),
+    ]
+}
+
+fn any_quest() -> impl Strategy<Value = Value> {
+    let progress = (0..3usize, path(), 1..1_000u32, 0..4u8);
+    let filters = prop::collection::btree_map(path(), scalar(), 0..5);
+    let rewards = prop::collection::vec(
+        prop::collection::btree_map("[a-z]{1,12}", scalar(), 0..6),
+        0..4,
+    );
+    let dates = (
+        prop::option::of(0..1_000i64),
+        prop::option::of(1_000..2_000i64),
+    );
+    (progress, filters, rewards, dates, any::<bool>()).prop_map(
+        |((kind, field, target, form), filters, rewards, (start, end), named)| {
+            let target = match form {
+                0 => format!("{target}"),
+                1 => format!("{target}.00"),
+                2 => format!("{target}e0"),
+                _ => format!("{target}0e-1"),
+            };
+            let target: Value = serde_json::from_str(&target).unwrap();
+            let kinds = ["count", "accumulate", "unique"];
+            let mut all =
+                json!({"progressType": kinds[kind], "target": target, "filters": filters});
+            if kind > 0 {
+                all[["", "valueField", "uniqueField"][kind]] = field.into();
+            }
+            if named {
+                all["eventName"] = "boss".into();
+                all["when"] = "event.metadata.x > 1".into();
+            }
+            let mut quest = quest(all);
+            quest["rewards"] = rewards
+                .into_iter()
+                .map(|mut reward| {
+                    reward.insert("type".to_owned(), "x".into());
+                    json!(reward)
+                })
+                .collect();
+            for (name, date) in [("startDate", start), ("endDate", end)] {
+                if let Some(date) = date {
+                    quest[name] = Timestamp::clamped(date * 100_000_000).to_string().into();
+                }
+            }
+            quest
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn what_a_file_says_is_what_storage_gives_back(quest in any_quest()) {
+        let file = json!({"quests": [quest]});
+        // Two filters may name one place; nothing else is wrong with these.
+        if let Err(faults) = parse_file(file.to_string().as_bytes()) {
+            prop_assert!(faults.iter().all(|f| f.message.contains("another filter names")), "{faults:?}");
+            return Ok(());
+        }
+        let (definition, read) = read_back(&file);
+        prop_assert_eq!(&definition.conditions, &read.conditions);
+        let texts = |d: &QuestDefinition| (d.game_id.clone(), d.quest_id.clone(), d.name.clone(), d.description.clone());
+        prop_assert_eq!(texts(&definition), texts(&read));
+        prop_assert_eq!((definition.start_date, definition.end_date), (read.start_date, read.end_date));
+        prop_assert_eq!(jsonb(&definition.to_stored()), jsonb(&read.to_stored()));
+        // And it is as long as it was measured to be.
+        let value: Value = serde_json::from_str(&definition.to_stored()).unwrap();
+        prop_assert_eq!(crate::json::jsonb_len(&value), jsonb(&definition.to_stored()).len());
+    }
 }
 
 #[test]

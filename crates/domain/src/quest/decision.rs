@@ -1,14 +1,14 @@
 //! Whether an event counts for a quest, and why not: as data, for the processor and for people alike.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use bm_contracts::{EventType, Timestamp};
+use bm_contracts::{EventType, StudioId, Timestamp};
 use bm_engine::Poison;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::facts::EventFacts;
-use super::rules::QuestRule;
+use super::items::{self, Items};
+use super::version::{QuestRule, QuestVersion};
 use super::{QuestState, QuestStatus};
 use crate::amount::Amount;
 use crate::definition::{ProgressType, Scalar};
@@ -122,69 +122,120 @@ fn says(f: &mut fmt::Formatter<'_>, found: Option<&str>) -> fmt::Result {
     }
 }
 
-/// Longest item kept as it is, in bytes; longer ones are kept as a fingerprint.
-const MAX_ITEM_BYTES: usize = 64;
-
-/// What `rule` makes of an event.
-pub fn decide(rule: &QuestRule, facts: &EventFacts) -> Decision {
-    match ignored(rule, facts) {
-        Some(reason) => Decision::Ignore(reason),
-        None => step(&rule.definition().conditions.progress, facts.metadata()),
+/// What `version` makes of an event, with the reason.
+pub fn decide(version: &QuestVersion, facts: &EventFacts) -> Decision {
+    match mismatch(version, facts) {
+        Some(mismatch) => Decision::Ignore(mismatch.told()),
+        None => judge(version, facts),
     }
 }
 
-fn ignored(rule: &QuestRule, facts: &EventFacts) -> Option<Ignored> {
-    let definition = rule.definition();
-    let conditions = &definition.conditions;
-    let event = facts.event();
-    if rule.status() != QuestStatus::Active {
-        return Some(Ignored::Inactive(rule.status()));
-    }
-    if rule.studio_id() != &event.studio_id {
-        return Some(Ignored::OtherStudio);
-    }
-    if conditions.event_type != event.event_type {
-        return Some(Ignored::EventType {
-            wanted: conditions.event_type,
-            found: event.event_type,
-        });
-    }
-    if let Some(wanted) = &conditions.event_name
-        && event.event_name.as_ref() != Some(wanted)
-    {
-        return Some(Ignored::EventName {
-            wanted: wanted.clone(),
-            found: event.event_name.clone(),
-        });
-    }
-    let at = facts.ingested_at();
-    if let Some(start) = definition.start_date.filter(|start| at < *start) {
-        return Some(Ignored::NotStarted(start));
-    }
-    if let Some(end) = definition.end_date.filter(|end| at >= *end) {
-        return Some(Ignored::Ended(end));
-    }
-    for (path, wanted) in &conditions.filters {
-        let found = path.find(facts.metadata());
-        if !found.is_some_and(|value| wanted.matches(value)) {
-            return Some(Ignored::Filter {
+/// What is seen of an event without looking at a player's progress, or evaluating anything. Borrowed,
+/// since most events are none of most quests' business.
+pub(super) enum Mismatch<'a> {
+    Inactive(QuestStatus),
+    OtherStudio,
+    EventType(EventType, EventType),
+    EventName(&'a str, Option<&'a str>),
+    NotStarted(Timestamp),
+    Ended(Timestamp),
+    Filter(&'a MetadataPath, &'a Scalar, Option<&'a Value>),
+}
+
+impl Mismatch<'_> {
+    fn told(self) -> Ignored {
+        match self {
+            Self::Inactive(status) => Ignored::Inactive(status),
+            Self::OtherStudio => Ignored::OtherStudio,
+            Self::EventType(wanted, found) => Ignored::EventType { wanted, found },
+            Self::EventName(wanted, found) => Ignored::EventName {
+                wanted: wanted.to_owned(),
+                found: found.map(ToOwned::to_owned),
+            },
+            Self::NotStarted(at) => Ignored::NotStarted(at),
+            Self::Ended(at) => Ignored::Ended(at),
+            Self::Filter(path, wanted, found) => Ignored::Filter {
                 path: path.clone(),
                 wanted: wanted.clone(),
                 found: found.cloned(),
-            });
+            },
         }
-    }
-    match rule.when()?.evaluate(facts.cel()) {
-        Ok(true) => None,
-        Ok(false) => Some(Ignored::When),
-        Err(reason) => Some(Ignored::WhenFailed(reason)),
     }
 }
 
-fn step(progress: &ProgressType, metadata: &Value) -> Decision {
-    match progress {
+/// Why `version` has nothing to do with an event; `None` when it may count, or may have to be given
+/// up for it. The same live and in replay: it asks the event alone.
+pub(super) fn mismatch<'a>(
+    version: &'a QuestVersion,
+    facts: &'a EventFacts,
+) -> Option<Mismatch<'a>> {
+    let event = facts.event();
+    if version.status() != QuestStatus::Active {
+        return Some(Mismatch::Inactive(version.status()));
+    }
+    if version.studio_id() != &event.studio_id {
+        return Some(Mismatch::OtherStudio);
+    }
+    if let Some((wanted, name)) = version.events() {
+        if wanted != event.event_type {
+            return Some(Mismatch::EventType(wanted, event.event_type));
+        }
+        let found = event.event_name.as_deref();
+        if let Some(wanted) = name
+            && found != Some(wanted)
+        {
+            return Some(Mismatch::EventName(wanted, found));
+        }
+    }
+    let definition = version.definition()?;
+    let at = facts.ingested_at();
+    if let Some(start) = definition.start_date.filter(|start| at < *start) {
+        return Some(Mismatch::NotStarted(start));
+    }
+    if let Some(end) = definition.end_date.filter(|end| at >= *end) {
+        return Some(Mismatch::Ended(end));
+    }
+    let filters = &definition.conditions.filters;
+    if filters.is_empty() {
+        return None;
+    }
+    // What cannot be read is to be given up, not to be passed over.
+    let metadata = facts.metadata().ok()?;
+    filters.iter().find_map(|(path, wanted)| {
+        let found = path.find(metadata);
+        let matches = found.is_some_and(|value| wanted.matches(value));
+        (!matches).then_some(Mismatch::Filter(path, wanted, found))
+    })
+}
+
+/// What `version` makes of an event that it has no [`Mismatch`] with.
+pub(super) fn judge(version: &QuestVersion, facts: &EventFacts) -> Decision {
+    match version.rule().and_then(|rule| judge_rule(rule, facts)) {
+        Ok(decision) => decision,
+        Err(poison) => Decision::Unusable(poison),
+    }
+}
+
+fn judge_rule(rule: &QuestRule, facts: &EventFacts) -> Result<Decision, Poison> {
+    let conditions = &rule.definition().conditions;
+    let unreadable = |why: &str| Poison::new("undecodable", format!("field metadata: {why}"));
+    if !conditions.filters.is_empty() {
+        facts.metadata().map_err(unreadable)?;
+    }
+    if let Some(when) = rule.when() {
+        match when.evaluate(facts.cel().map_err(unreadable)?) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Decision::Ignore(Ignored::When)),
+            Err(reason) => return Ok(Decision::Ignore(Ignored::WhenFailed(reason))),
+        }
+    }
+    let found = |path: &MetadataPath| {
+        let metadata = facts.metadata().map_err(unreadable)?;
+        Ok(path.find(metadata))
+    };
+    Ok(match &conditions.progress {
         ProgressType::Count => Decision::Count(Step::Add(Amount::ONE)),
-        ProgressType::Accumulate(path) => match path.find(metadata) {
+        ProgressType::Accumulate(path) => match found(path)? {
             None => Decision::Count(Step::Add(Amount::ONE)),
             Some(Value::Number(number)) => match number.as_str().parse() {
                 Ok(amount) => Decision::Count(Step::Add(amount)),
@@ -192,14 +243,14 @@ fn step(progress: &ProgressType, metadata: &Value) -> Decision {
             },
             Some(_) => unusable(path, "must be a number"),
         },
-        ProgressType::Unique(path) => match path.find(metadata) {
+        ProgressType::Unique(path) => match found(path)? {
             None | Some(Value::Null) => Decision::Ignore(Ignored::NoItem(path.clone())),
-            Some(value) => match item(value) {
+            Some(value) => match items::canonical(value) {
                 Some(item) => Decision::Count(Step::Item(item)),
                 None => unusable(path, "must be a string, a number or a boolean"),
             },
         },
-    }
+    })
 }
 
 fn unusable(path: &MetadataPath, why: &str) -> Decision {
@@ -207,24 +258,6 @@ fn unusable(path: &MetadataPath, why: &str) -> Decision {
         "invalid_value",
         format!("metadata.{path} {why}"),
     ))
-}
-
-/// One text per item, however the JSON writes it; JSON itself, or `#` and a fingerprint.
-fn item(value: &Value) -> Option<String> {
-    let text = match value {
-        Value::String(_) | Value::Bool(_) => value.to_string(),
-        Value::Number(number) => crate::json::Decimal::parse(number.as_str())?.canonical(),
-        Value::Null | Value::Array(_) | Value::Object(_) => return None,
-    };
-    if text.len() <= MAX_ITEM_BYTES {
-        return Some(text);
-    }
-    let mut short = String::from("#");
-    for byte in &Sha256::digest(text.as_bytes())[..16] {
-        // Writing to a string cannot fail.
-        let _ = write!(short, "{byte:02x}");
-    }
-    Some(short)
 }
 
 /// What a step does to a player's progress.
@@ -239,11 +272,16 @@ pub enum Advance {
 }
 
 /// Takes a step from `state` (`None`: no progress yet) at the event's time.
-pub fn advance(rule: &QuestRule, state: Option<&QuestState>, step: Step, at: Timestamp) -> Advance {
+pub fn advance(
+    studio_id: &StudioId,
+    target: Amount,
+    state: Option<&QuestState>,
+    step: Step,
+    at: Timestamp,
+) -> Advance {
     if state.is_some_and(|state| state.completed_at.is_some()) {
         return Advance::Unchanged;
     }
-    let target = rule.definition().conditions.target;
     let current = state.map_or(Amount::ZERO, |state| state.current);
     let (added, item) = match step {
         Step::Add(amount) => (amount, None),
@@ -262,16 +300,23 @@ pub fn advance(rule: &QuestRule, state: Option<&QuestState>, step: Step, at: Tim
     if sum == current && sum < target {
         return Advance::Unchanged;
     }
-    let mut items = state.map_or_else(Default::default, |state| state.items.clone());
-    if let Some(item) = item {
+    let completed = sum >= target;
+    // Nobody asks a finished player for items again.
+    let mut items = match state {
+        Some(state) if !completed => state.items.clone(),
+        _ => Items::default(),
+    };
+    if let Some(item) = item
+        && !completed
+    {
         items.insert(item);
     }
     Advance::Changed(QuestState {
-        studio_id: rule.studio_id().clone(),
+        studio_id: studio_id.clone(),
         current: sum,
         target,
         items,
-        completed_at: (sum >= target).then_some(at),
+        completed_at: completed.then_some(at),
         version: state.map_or(0, |state| state.version) + 1,
         last_updated: at,
     })

@@ -7,30 +7,24 @@ use serde_json::Value;
 
 use crate::cel::CelEvent;
 
-/// An event with what rules ask of it, each thing worked out once.
+/// An event with what rules ask of it, each thing worked out once, when it is first asked for.
 #[derive(Debug)]
 pub struct EventFacts {
     event: GameEvent,
     ingested_at: Timestamp,
-    metadata: Option<Value>,
+    metadata: OnceLock<Result<Value, String>>,
     cel: OnceLock<CelEvent>,
 }
 
 impl EventFacts {
-    /// Takes an event that the broker appended at `ingested_at`. `Err` when its metadata is nested
-    /// deeper than can be read (128).
-    pub fn new(event: GameEvent, ingested_at: Timestamp) -> Result<Self, serde_json::Error> {
-        let metadata = event
-            .metadata
-            .as_deref()
-            .map(|raw| serde_json::from_str(raw.get()))
-            .transpose()?;
-        Ok(Self {
+    /// Takes an event that the broker appended at `ingested_at`.
+    pub fn new(event: GameEvent, ingested_at: Timestamp) -> Self {
+        Self {
             event,
             ingested_at,
-            metadata,
+            metadata: OnceLock::new(),
             cel: OnceLock::new(),
-        })
+        }
     }
 
     /// The event.
@@ -43,14 +37,22 @@ impl EventFacts {
         self.ingested_at
     }
 
-    /// Its metadata, parsed; null where there is none.
-    pub fn metadata(&self) -> &Value {
-        self.metadata.as_ref().unwrap_or(&Value::Null)
+    /// Its metadata, parsed; null where there is none. `Err` with the reason where it cannot be read:
+    /// it is nested more than 128 deep, or has half a surrogate pair.
+    pub fn metadata(&self) -> Result<&Value, &str> {
+        let metadata = self.metadata.get_or_init(|| match &self.event.metadata {
+            None => Ok(Value::Null),
+            Some(raw) => serde_json::from_str(raw.get()).map_err(|e| e.to_string()),
+        });
+        metadata.as_ref().map_err(String::as_str)
     }
 
     /// The variable `event` of CEL.
-    pub fn cel(&self) -> &CelEvent {
-        self.cel
-            .get_or_init(|| CelEvent::new(&self.event, self.metadata.as_ref()))
+    pub(crate) fn cel(&self) -> Result<&CelEvent, &str> {
+        let metadata = self.metadata()?;
+        let metadata = self.event.metadata.is_some().then_some(metadata);
+        Ok(self
+            .cel
+            .get_or_init(|| CelEvent::new(&self.event, metadata)))
     }
 }

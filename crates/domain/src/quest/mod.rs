@@ -5,6 +5,7 @@ mod facts;
 mod items;
 mod processor;
 mod rules;
+mod version;
 
 use bm_contracts::{GameId, QuestId, StudioId, Timestamp, UserId};
 use serde_json::value::RawValue;
@@ -14,7 +15,8 @@ pub use decision::{Advance, Decision, Ignored, Step, advance, decide};
 pub use facts::EventFacts;
 pub use items::Items;
 pub use processor::{NoRow, QuestDomain, QuestInput};
-pub use rules::{Explained, QuestRule, QuestRules, RulesError};
+pub use rules::{Explained, QuestRules, RulesError};
+pub use version::{QuestRule, QuestVersion};
 
 use crate::amount::Amount;
 
@@ -37,7 +39,7 @@ pub struct QuestState {
     /// `progress->'target'`: what was to be reached when this last changed, a JSON number.
     pub target: Amount,
     /// `progress->'items'`: for `unique`, the canonical items counted, a JSON array of strings;
-    /// left out of the JSON when empty.
+    /// left out of the JSON when empty, as it is once the quest is completed.
     pub items: Items,
     /// `completed_at`; the column `completed` is whether it is there.
     pub completed_at: Option<Timestamp>,

@@ -3,13 +3,15 @@
 use bm_contracts::headers::{self, Kind};
 use bm_contracts::messages::{Progress, QuestProgressUpdate, RewardEvent, UiUpdate};
 use bm_contracts::partition::player_key;
-use bm_contracts::{GameEvent, Topic, UserId, hash};
+use bm_contracts::{GameEvent, Topic, hash};
 use bm_engine::domain::Emit;
 use bm_engine::{ConfigDemand, Domain, Poison, Record, Scope};
+use uuid::Uuid;
 
-use super::decision::{Advance, Decision, advance, decide};
+use super::decision::{Advance, Decision, advance, judge};
 use super::facts::EventFacts;
-use super::rules::{QuestRule, QuestRules};
+use super::rules::QuestRules;
+use super::version::{QuestRule, QuestVersion};
 use super::{QuestKey, QuestState};
 use crate::record::{self, encode};
 
@@ -65,8 +67,7 @@ impl Domain for QuestDomain {
         let ingested_at = event
             .ingested_at
             .ok_or_else(|| Poison::new("undecodable", "field ingestedAt is missing"))?;
-        let facts = EventFacts::new(event, ingested_at)
-            .map_err(|e| Poison::new("undecodable", format!("field metadata: {e}")))?;
+        let facts = EventFacts::new(event, ingested_at);
         Ok(QuestInput { facts, stamp })
     }
 
@@ -75,11 +76,14 @@ impl Domain for QuestDomain {
     }
 
     fn keys(&self, rules: &QuestRules, input: &QuestInput, keys: &mut Vec<QuestKey>) {
-        let event = input.facts.event();
+        let user = &input.facts.event().user_id;
         keys.extend(
             rules
-                .candidates(event, input.stamp)
-                .map(|rule| key(rule, &event.user_id)),
+                .candidates(&input.facts, input.stamp)
+                .map(|version| QuestKey {
+                    quest: version.id(),
+                    user: user.clone(),
+                }),
         );
     }
 
@@ -98,57 +102,68 @@ impl Domain for QuestDomain {
         scope: &mut Scope<'_, Self>,
     ) -> Result<(), Poison> {
         let facts = &input.facts;
-        for rule in rules.candidates(facts.event(), input.stamp) {
-            let key = key(rule, &facts.event().user_id);
-            let state = scope.state(&key);
+        let mut key = QuestKey {
+            quest: Uuid::nil(),
+            user: facts.event().user_id.clone(),
+        };
+        for version in rules.candidates(facts, input.stamp) {
+            key.quest = version.id();
             // Most events of a finished player meet only finished quests: nothing more to ask.
-            if state.is_some_and(|state| state.completed_at.is_some()) {
+            if (scope.state(&key)).is_some_and(|state| state.completed_at.is_some()) {
                 continue;
             }
-            let changed = match decide(rule, facts) {
-                Decision::Ignore(_) => continue,
-                Decision::Unusable(poison) => Err(poison),
-                Decision::Count(step) => match advance(rule, state, step, facts.ingested_at()) {
-                    Advance::Unchanged => continue,
-                    Advance::Changed(state) => Ok(state),
-                    Advance::TooLarge(poison) => Err(poison),
-                },
-            };
-            match changed {
-                Err(poison) => scope.dead_letter(poison, source(rule)),
-                Ok(state) => {
-                    let event = facts.event();
-                    scope.emit_latest(key.clone(), progress(rule, event, &state)?);
-                    if state.completed_at.is_some() {
-                        for grant in grants(rule, facts) {
-                            scope.emit(grant?);
-                        }
-                    }
-                    scope.put(key, state);
-                }
+            if let Err(poison) = apply_one(version, facts, &key, scope) {
+                scope.dead_letter(poison, source(version));
             }
         }
         Ok(())
     }
 }
 
-fn key(rule: &QuestRule, user: &UserId) -> QuestKey {
-    QuestKey {
-        quest: rule.id(),
-        user: user.clone(),
+/// Applies an event to one quest that it may count for. `Err` is a dead letter for this quest, for
+/// which nothing is changed or sent then.
+fn apply_one(
+    version: &QuestVersion,
+    facts: &EventFacts,
+    key: &QuestKey,
+    scope: &mut Scope<'_, QuestDomain>,
+) -> Result<(), Poison> {
+    let step = match judge(version, facts) {
+        Decision::Ignore(_) => return Ok(()),
+        Decision::Unusable(poison) => return Err(poison),
+        Decision::Count(step) => step,
+    };
+    let rule = version.rule()?;
+    let (target, at) = (rule.definition().conditions.target, facts.ingested_at());
+    let state = match advance(version.studio_id(), target, scope.state(key), step, at) {
+        Advance::Unchanged => return Ok(()),
+        Advance::TooLarge(poison) => return Err(poison),
+        Advance::Changed(state) => state,
+    };
+    let shown = progress(version, facts.event(), &state)?;
+    let grants: Vec<Emit> = if state.completed_at.is_some() {
+        grants(version, rule, facts).collect::<Result<_, _>>()?
+    } else {
+        Vec::new()
+    };
+    scope.emit_latest(key.clone(), shown);
+    for grant in grants {
+        scope.emit(grant);
     }
+    scope.put(key.clone(), state);
+    Ok(())
 }
 
 /// What grants, and what gives a record up: `quest_<questId>`.
-fn source(rule: &QuestRule) -> String {
-    format!("quest_{}", rule.quest_id())
+fn source(version: &QuestVersion) -> String {
+    format!("quest_{}", version.quest_id())
 }
 
-fn progress(rule: &QuestRule, event: &GameEvent, state: &QuestState) -> Result<Emit, Poison> {
+fn progress(version: &QuestVersion, event: &GameEvent, state: &QuestState) -> Result<Emit, Poison> {
     let update = UiUpdate::QuestProgress(QuestProgressUpdate {
         game_id: event.game_id.clone(),
         user_id: event.user_id.clone(),
-        quest_id: rule.quest_id().clone(),
+        quest_id: version.quest_id().clone(),
         progress: Progress {
             current: state.current.to_number(),
             target: state.target.to_number(),
@@ -165,21 +180,25 @@ fn progress(rule: &QuestRule, event: &GameEvent, state: &QuestState) -> Result<E
 }
 
 /// One message per reward, in the definition's order.
-fn grants(rule: &QuestRule, facts: &EventFacts) -> impl Iterator<Item = Result<Emit, Poison>> {
+fn grants(
+    version: &QuestVersion,
+    rule: &QuestRule,
+    facts: &EventFacts,
+) -> impl Iterator<Item = Result<Emit, Poison>> {
     let event = facts.event();
-    let source = source(rule);
+    let source = source(version);
     let rewards = rule.definition().rewards.iter().enumerate();
     rewards.map(move |(index, reward)| {
         let grant = RewardEvent {
             grant_id: hash::grant_id(
-                rule.studio_id(),
+                version.studio_id(),
                 &event.game_id,
                 &source,
                 "",
                 &event.user_id,
                 index,
             ),
-            studio_id: rule.studio_id().clone(),
+            studio_id: version.studio_id().clone(),
             game_id: event.game_id.clone(),
             user_id: event.user_id.clone(),
             source: source.clone(),

@@ -3,131 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bm_contracts::{EventType, GameEvent, GameId, QuestId, StudioId};
+use bm_contracts::{EventType, GameId, QuestId};
 use uuid::Uuid;
 
-use super::decision::{Decision, Ignored, decide};
+use super::decision::{Decision, Ignored, decide, mismatch};
 use super::facts::EventFacts;
+use super::version::{Expressions, QuestVersion};
 use super::{QuestStatus, StoredQuest};
-use crate::cel::{self, CelFault, CelRule};
-use crate::definition::{QuestDefinition, StoredDefinitionError};
+use crate::cel::{self, Compiler, NoCompiler};
 
-/// One version of a quest, compiled.
-#[derive(Debug)]
-pub struct QuestRule {
-    id: Uuid,
-    studio_id: StudioId,
-    version: i32,
-    config_seq: i64,
-    status: QuestStatus,
-    definition: QuestDefinition,
-    when: Option<CelRule>,
-}
-
-impl QuestRule {
-    /// `quests.id`.
-    pub fn id(&self) -> Uuid {
-        self.id
-    }
-
-    /// Whose quest.
-    pub fn studio_id(&self) -> &StudioId {
-        &self.studio_id
-    }
-
-    /// In which game.
-    pub fn game_id(&self) -> &GameId {
-        &self.definition.game_id
-    }
-
-    /// The studio's name of the quest.
-    pub fn quest_id(&self) -> &QuestId {
-        &self.definition.quest_id
-    }
-
-    /// From 1.
-    pub fn version(&self) -> i32 {
-        self.version
-    }
-
-    /// Of this version.
-    pub fn status(&self) -> QuestStatus {
-        self.status
-    }
-
-    /// As the studio defined it.
-    pub fn definition(&self) -> &QuestDefinition {
-        &self.definition
-    }
-
-    /// `conditions.when`, compiled.
-    pub fn when(&self) -> Option<&CelRule> {
-        self.when.as_ref()
-    }
-
-    fn compile(stored: StoredQuest) -> Result<Self, RulesError> {
-        let name = |quest: &StoredQuest| format!("{} version {}", quest.quest_id, quest.version);
-        let definition = match QuestDefinition::from_stored(stored.definition.get()) {
-            Ok(definition) => definition,
-            Err(why) => {
-                return Err(RulesError::Definition {
-                    quest: name(&stored),
-                    why,
-                });
-            }
-        };
-        if (&definition.game_id, &definition.quest_id) != (&stored.game_id, &stored.quest_id) {
-            return Err(RulesError::Misfiled {
-                quest: name(&stored),
-            });
-        }
-        let when = match definition.conditions.when.as_deref().map(cel::compile) {
-            None => None,
-            Some(Ok(rule)) => Some(rule),
-            Some(Err(why)) => {
-                return Err(RulesError::When {
-                    quest: name(&stored),
-                    why,
-                });
-            }
-        };
-        Ok(Self {
-            id: stored.id,
-            studio_id: stored.studio_id,
-            version: stored.version,
-            config_seq: stored.config_seq,
-            status: stored.status,
-            definition,
-            when,
-        })
-    }
-}
-
-/// Stored definitions do not make rules: they were written by other software, or damaged.
+/// Rules cannot be made of these versions, whatever they say.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// A definition cannot be read.
-    #[error("quest {quest}: {why}")]
-    Definition {
-        /// Quest and version.
-        quest: String,
-        /// What is wrong.
-        why: StoredDefinitionError,
-    },
-    /// An expression cannot be compiled.
-    #[error("quest {quest}: when: {why}")]
-    When {
-        /// Quest and version.
-        quest: String,
-        /// What is wrong.
-        why: CelFault,
-    },
-    /// The definition names another game or quest than the row it stands in.
-    #[error("quest {quest}: its definition names another quest or game")]
-    Misfiled {
-        /// Quest and version.
-        quest: String,
-    },
     /// Changes are older than what they should change.
     #[error("changes up to config sequence {to} cannot follow rules of {from}")]
     Backwards {
@@ -136,26 +23,32 @@ pub enum RulesError {
         /// What the changes lead to.
         to: i64,
     },
+    /// The same may succeed later.
+    #[error(transparent)]
+    NoCompiler(#[from] NoCompiler),
 }
 
 /// All versions of one quest, oldest first.
 #[derive(Debug, Clone, Default)]
-struct Versions(Vec<Arc<QuestRule>>);
+struct Versions(Vec<Arc<QuestVersion>>);
 
 impl Versions {
     /// Puts a version in its place; one that is there already is replaced.
-    fn insert(&mut self, rule: QuestRule) {
-        let rule = Arc::new(rule);
-        let key = |rule: &QuestRule| (rule.config_seq, rule.version);
-        match self.0.binary_search_by_key(&key(&rule), |known| key(known)) {
-            Ok(at) => self.0[at] = rule,
-            Err(at) => self.0.insert(at, rule),
+    fn insert(&mut self, version: QuestVersion) {
+        let version = Arc::new(version);
+        let key = |version: &QuestVersion| (version.config_seq(), version.version());
+        match self
+            .0
+            .binary_search_by_key(&key(&version), |known| key(known))
+        {
+            Ok(at) => self.0[at] = version,
+            Err(at) => self.0.insert(at, version),
         }
     }
 
     /// The newest version not above the stamp.
-    fn in_force(&self, stamp: i64) -> Option<&Arc<QuestRule>> {
-        let newer = self.0.partition_point(|rule| rule.config_seq <= stamp);
+    fn in_force(&self, stamp: i64) -> Option<&Arc<QuestVersion>> {
+        let newer = self.0.partition_point(|v| v.config_seq() <= stamp);
         self.0[..newer].last()
     }
 }
@@ -163,9 +56,9 @@ impl Versions {
 /// The events a version is listed under: its type, and its name or any.
 type Bucket = (EventType, Option<String>);
 
-fn bucket(rule: &QuestRule) -> Bucket {
-    let conditions = &rule.definition.conditions;
-    (conditions.event_type, conditions.event_name.clone())
+fn bucket(version: &QuestVersion) -> Option<Bucket> {
+    let (event_type, name) = version.events()?;
+    Some((event_type, name.map(ToOwned::to_owned)))
 }
 
 /// The quests of one game.
@@ -190,8 +83,8 @@ impl GameRules {
             let mut listed: Vec<Bucket> = versions
                 .0
                 .iter()
-                .filter(|rule| rule.status == QuestStatus::Active)
-                .map(|rule| bucket(rule))
+                .filter(|version| version.status() == QuestStatus::Active)
+                .filter_map(|version| bucket(version))
                 .collect();
             listed.sort_unstable();
             listed.dedup();
@@ -206,30 +99,38 @@ impl GameRules {
         }
     }
 
-    fn candidates(
+    fn insert(&mut self, quest: StoredQuest, compiler: &Compiler, known: &mut Expressions) {
+        let key = (quest.quest_id.clone(), quest.id);
+        let versions = self.quests.entry(key).or_default();
+        Arc::make_mut(versions).insert(QuestVersion::compile(quest, compiler, known));
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Arc<QuestVersion>> {
+        self.quests.values().flat_map(|versions| &versions.0)
+    }
+
+    /// The versions in force that want events of this type and name.
+    fn listed(
         &self,
         event_type: EventType,
         name: Option<&str>,
         stamp: i64,
-    ) -> impl Iterator<Item = &Arc<QuestRule>> {
+    ) -> impl Iterator<Item = &Arc<QuestVersion>> {
         let by_name = self.index.get(&event_type);
         let named = by_name
             .and_then(|b| b.named.get(name?))
             .into_iter()
-            .flatten();
-        let any = by_name.into_iter().flat_map(|b| &b.any);
-        let in_force = move |wanted: Option<&str>, versions: &'_ Arc<Versions>| {
-            let rule = versions.in_force(stamp)?;
-            let conditions = &rule.definition.conditions;
-            (rule.status == QuestStatus::Active
-                && conditions.event_type == event_type
-                && conditions.event_name.as_deref() == wanted)
-                .then_some(())
-        };
-        named
-            .filter(move |v| in_force(name, v).is_some())
-            .chain(any.filter(move |v| in_force(None, v).is_some()))
-            .filter_map(move |versions| versions.in_force(stamp))
+            .flatten()
+            .map(move |versions| (versions, name));
+        let any = by_name
+            .into_iter()
+            .flat_map(|b| &b.any)
+            .map(|versions| (versions, None));
+        named.chain(any).filter_map(move |(versions, listed)| {
+            let version = versions.in_force(stamp)?;
+            // Listed under the names of all versions, each counts under its own.
+            (version.events() == Some((event_type, listed))).then_some(version)
+        })
     }
 }
 
@@ -242,7 +143,8 @@ pub struct QuestRules {
 }
 
 impl QuestRules {
-    /// Rules that hold every version saved up to `seq`, given all of them in any order.
+    /// Rules that hold every version saved up to `seq`, given all of them in any order. One that no
+    /// rule can be made of is held as broken: see [`QuestRules::broken_since`].
     pub fn build(
         seq: i64,
         quests: impl IntoIterator<Item = StoredQuest>,
@@ -270,21 +172,37 @@ impl QuestRules {
                 .or_default()
                 .push(quest);
         }
+        if by_game.is_empty() {
+            let games = self.games.clone();
+            return Ok(Self { seq, games });
+        }
+        // One thread for all there is to compile.
+        let games = cel::with_compiler(|compiler| self.changed(by_game, compiler))?;
+        Ok(Self { seq, games })
+    }
+
+    fn changed(
+        &self,
+        by_game: BTreeMap<GameId, Vec<StoredQuest>>,
+        compiler: &Compiler,
+    ) -> HashMap<GameId, Arc<GameRules>> {
         let mut games = self.games.clone();
+        let mut known = Expressions::new();
         for (game, changed) in by_game {
             let mut rules = games
                 .get(&game)
                 .map(|rules| GameRules::clone(rules))
                 .unwrap_or_default();
+            for version in rules.versions() {
+                version.share(&mut known);
+            }
             for quest in changed {
-                let key = (quest.quest_id.clone(), quest.id);
-                let versions = rules.quests.entry(key).or_default();
-                Arc::make_mut(versions).insert(QuestRule::compile(quest)?);
+                rules.insert(quest, compiler, &mut known);
             }
             rules.reindex();
             games.insert(game, Arc::new(rules));
         }
-        Ok(Self { seq, games })
+        games
     }
 
     /// The config sequence these rules hold: every version saved up to it is in them.
@@ -292,25 +210,35 @@ impl QuestRules {
         self.seq
     }
 
-    /// The rules in force at `stamp` that want events of this type and name, in a fixed order.
-    /// Looks at no others.
+    /// The versions saved after `since` that no rule can be made of, in no particular order. Events
+    /// that reach one become dead letters for it alone; whoever loads rules says so in the log.
+    pub fn broken_since(&self, since: i64) -> impl Iterator<Item = &QuestVersion> {
+        let games = self.games.values();
+        games
+            .flat_map(|game| game.versions())
+            .map(Arc::as_ref)
+            .filter(move |version| version.config_seq() > since && version.broken().is_some())
+    }
+
+    /// The versions in force at `stamp` for which the event may count, in a fixed order: of its
+    /// studio, game, type and name, within their dates, and with their filters met. Evaluates nothing
+    /// and asks for nobody's progress.
     pub fn candidates<'a>(
         &'a self,
-        event: &'a GameEvent,
+        facts: &'a EventFacts,
         stamp: i64,
-    ) -> impl Iterator<Item = &'a Arc<QuestRule>> {
+    ) -> impl Iterator<Item = &'a Arc<QuestVersion>> {
+        let event = facts.event();
         self.games
             .get(&event.game_id)
             .into_iter()
-            .flat_map(move |game| {
-                game.candidates(event.event_type, event.event_name.as_deref(), stamp)
-            })
-            .filter(|rule| rule.studio_id == event.studio_id)
+            .flat_map(move |game| game.listed(event.event_type, event.event_name.as_deref(), stamp))
+            .filter(|version| mismatch(version, facts).is_none())
     }
 
-    /// Whether any rule in force at `stamp` wants the event.
-    pub fn wants(&self, event: &GameEvent, stamp: i64) -> bool {
-        self.candidates(event, stamp).next().is_some()
+    /// Whether the event may count for any version in force at `stamp`.
+    pub fn wants(&self, facts: &EventFacts, stamp: i64) -> bool {
+        self.candidates(facts, stamp).next().is_some()
     }
 
     /// What each quest of the event's game makes of it, with the reason, in order of quest id:
@@ -320,13 +248,13 @@ impl QuestRules {
         let quests = game.into_iter().flat_map(|game| game.quests.iter());
         quests
             .map(|((quest_id, id), versions)| {
-                let rule = versions.in_force(stamp);
+                let version = versions.in_force(stamp);
                 Explained {
                     quest_id: quest_id.clone(),
                     quest: *id,
-                    version: rule.map(|rule| rule.version),
-                    decision: rule.map_or(Decision::Ignore(Ignored::NotDefined), |rule| {
-                        decide(rule, facts)
+                    version: version.map(|version| version.version()),
+                    decision: version.map_or(Decision::Ignore(Ignored::NotDefined), |version| {
+                        decide(version, facts)
                     }),
                 }
             })

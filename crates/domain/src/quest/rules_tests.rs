@@ -1,9 +1,10 @@
 //! Which quests an event may count for, and what each says of one it ignores.
 
+use bm_contracts::GameEvent;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::{at, event, quest, simple};
+use crate::fixture::{Lane, at, event, quest, quest_record, simple};
 
 fn conditions(more: &Value) -> Value {
     let mut all = json!({"eventType": "enemy_killed", "progressType": "count", "target": 3});
@@ -11,6 +12,10 @@ fn conditions(more: &Value) -> Value {
         all[name] = value.clone();
     }
     all
+}
+
+fn facts(event: GameEvent) -> EventFacts {
+    EventFacts::new(event, at(5))
 }
 
 #[test]
@@ -54,12 +59,12 @@ fn the_version_that_counts_is_the_newest_not_above_the_stamp() {
             .into_iter()
             .filter(|(_, v)| !v.is_null())
             .collect();
-        let event = event("u", "e", "{}", Value::Object(more));
+        let facts = facts(event("u", "e", "{}", Value::Object(more)));
         let versions: Vec<_> = rules
-            .candidates(&event, stamp)
-            .map(|rule| rule.version())
+            .candidates(&facts, stamp)
+            .map(|version| version.version())
             .collect();
-        assert_eq!(rules.wants(&event, stamp), !versions.is_empty());
+        assert_eq!(rules.wants(&facts, stamp), !versions.is_empty());
         versions
     };
     for (stamp, event_type, name, expected) in [
@@ -84,10 +89,13 @@ fn the_version_that_counts_is_the_newest_not_above_the_stamp() {
     }
     let mut foreign = event("u", "e", "{}", json!({}));
     foreign.studio_id = "t".to_owned().try_into().unwrap();
-    assert!(!rules.wants(&foreign, 50), "another studio's event");
+    assert!(
+        !rules.wants(&facts(foreign.clone()), 50),
+        "another studio's event"
+    );
     foreign.studio_id = "s".to_owned().try_into().unwrap();
     foreign.game_id = "h".to_owned().try_into().unwrap();
-    assert!(!rules.wants(&foreign, 50), "another game's event");
+    assert!(!rules.wants(&facts(foreign), 50), "another game's event");
 }
 
 #[test]
@@ -100,11 +108,11 @@ fn changes_share_what_did_not_change_and_give_what_building_anew_gives() {
     let second = first
         .with_changes(5, [simple("a", 2, 5), simple("b", 1, 2)])
         .unwrap();
-    let event = event("u", "e", "{}", json!({}));
+    let facts = facts(event("u", "e", "{}", json!({})));
     let versions = |rules: &QuestRules, stamp| -> Vec<_> {
         rules
-            .candidates(&event, stamp)
-            .map(|rule| (rule.quest_id().as_str().to_owned(), rule.version()))
+            .candidates(&facts, stamp)
+            .map(|version| (version.quest_id().as_str().to_owned(), version.version()))
             .collect()
     };
     assert_eq!(
@@ -126,31 +134,185 @@ fn changes_share_what_did_not_change_and_give_what_building_anew_gives() {
     ));
 }
 
+/// Four versions no rule can be made of: by expression, by a field of newer software, misfiled, and
+/// one of which nothing is known.
+fn broken() -> [StoredQuest; 4] {
+    let more = |more: Value| conditions(&more);
+    let mut misfiled = simple("other", 1, 3);
+    misfiled.quest_id = "misfiled".to_owned().try_into().unwrap();
+    [
+        quest(
+            "expression",
+            1,
+            1,
+            more(json!({"when": "event.metadata.x >", "filters": {"map": "a"}})),
+            json!({"endDate": at(100).to_string()}),
+        ),
+        quest(
+            "newer",
+            1,
+            2,
+            more(json!({"eventName": "boss"})),
+            json!({"objectives": []}),
+        ),
+        misfiled,
+        quest("riddle", 1, 4, json!({"eventType": "new_type"}), json!({})),
+    ]
+}
+
 #[test]
-fn stored_definitions_that_cannot_be_used_make_no_rules() {
-    let bad = quest(
-        "q",
-        1,
-        1,
-        conditions(&json!({"when": "event.metadata.x >"})),
-        json!({}),
-    );
-    let error = QuestRules::build(1, [bad]).unwrap_err();
+fn a_version_that_cannot_be_used_is_held_as_broken_and_says_why() {
+    let rules = QuestRules::build(5, broken()).unwrap();
+    let told = |since| {
+        let mut told: Vec<_> = rules
+            .broken_since(since)
+            .map(|v| format!("{}: {}", v.quest_id(), v.broken().unwrap()))
+            .collect();
+        told.sort();
+        told
+    };
+    let all = told(0);
+    assert_eq!(all.len(), 4);
     assert!(
-        error.to_string().contains("when: line 1, column"),
-        "{error}"
+        all[0].starts_with("expression: when: line 1, column"),
+        "{}",
+        all[0]
     );
-    let newer = quest("q", 1, 1, conditions(&json!({})), json!({"objectives": []}));
-    assert!(matches!(
-        QuestRules::build(1, [newer]),
-        Err(RulesError::Definition { .. })
-    ));
-    let mut misfiled = simple("q", 1, 1);
-    misfiled.quest_id = "other".to_owned().try_into().unwrap();
-    assert!(matches!(
-        QuestRules::build(1, [misfiled]),
-        Err(RulesError::Misfiled { .. })
-    ));
+    assert_eq!(
+        all[1],
+        "misfiled: its definition names another quest or game"
+    );
+    assert!(all[2].contains("unknown field objectives"), "{}", all[2]);
+    assert!(
+        all[3].contains("eventType new_type is unknown"),
+        "{}",
+        all[3]
+    );
+    assert_eq!(told(2).len(), 2);
+    let none = rules.with_changes(6, []).unwrap();
+    assert_eq!(none.broken_since(5).count(), 0);
+}
+
+#[test]
+fn events_that_reach_a_broken_version_are_dead_letters_for_it_alone() {
+    let mut all: Vec<_> = broken().into();
+    all.push(simple("whole", 1, 5));
+    let rules = QuestRules::build(5, all).unwrap();
+    // Event, time, and the quests that give it up.
+    let cases: [(Value, &str, i64, &[&str]); 5] = [
+        (json!({}), r#"{"map":"a"}"#, 99, &["expression", "misfiled"]),
+        (json!({}), r#"{"map":"b"}"#, 99, &["misfiled"]),
+        (json!({}), r#"{"map":"a"}"#, 100, &["misfiled"]),
+        (
+            json!({"eventName": "boss"}),
+            "{}",
+            99,
+            &["newer", "misfiled"],
+        ),
+        (json!({"eventType": "match_end"}), "{}", 99, &[]),
+    ];
+    for (more, metadata, millis, givers) in cases {
+        let event = event("u", "e", metadata, more.clone());
+        let facts = EventFacts::new(event.clone(), at(millis));
+        let wanted = more.get("eventType").is_none();
+        assert_eq!(rules.wants(&facts, 5), wanted, "the router forwards it");
+        let mut lane = Lane::new(QuestDomain);
+        lane.batch(&rules, vec![quest_record(0, millis, 5, &event)]);
+        let mut expected: Vec<_> = givers
+            .iter()
+            .map(|quest| {
+                (
+                    "broken_definition".to_owned(),
+                    Some(format!("quest_{quest}")),
+                )
+            })
+            .collect();
+        let mut dead = lane.dead();
+        expected.sort();
+        dead.sort();
+        assert_eq!(dead, expected, "{metadata} {millis}");
+        assert_eq!(
+            lane.states.len(),
+            usize::from(wanted),
+            "the whole quest counts"
+        );
+        let unusable = rules.explain(&facts, 5);
+        let unusable = unusable.iter().filter(
+            |e| matches!(&e.decision, Decision::Unusable(p) if p.code == "broken_definition"),
+        );
+        // Of the riddle nobody knows whether it asks for the event.
+        assert_eq!(unusable.count(), givers.len() + 1);
+    }
+}
+
+#[test]
+fn a_broken_version_leaves_finished_players_alone_and_ends_with_the_next() {
+    let [expression, ..] = broken();
+    let mut whole = simple("expression", 1, 1);
+    whole.id = expression.id;
+    let broken = StoredQuest {
+        version: 2,
+        config_seq: 2,
+        ..expression
+    };
+    let mended = StoredQuest {
+        version: 3,
+        config_seq: 3,
+        ..whole.clone()
+    };
+    let rules = QuestRules::build(3, [whole, broken, mended]).unwrap();
+    let mut lane = Lane::new(QuestDomain);
+    let event = |user: &str, n: i64| event(user, &format!("e{n}"), r#"{"map":"a"}"#, json!({}));
+    lane.batch(&rules, vec![quest_record(0, 1, 1, &event("done", 0))]);
+    lane.batch(&rules, vec![quest_record(1, 2, 2, &event("done", 1))]);
+    assert!(lane.dead().is_empty());
+    lane.batch(&rules, vec![quest_record(2, 3, 2, &event("new", 2))]);
+    assert_eq!(lane.dead().len(), 1);
+    lane.batch(&rules, vec![quest_record(3, 4, 3, &event("new", 3))]);
+    assert_eq!((lane.dead().len(), lane.states.len()), (1, 2));
+}
+
+#[test]
+fn metadata_that_cannot_be_read_is_given_up_by_those_that_ask_for_it() {
+    let asking = [
+        conditions(&json!({"filters": {"map": "a"}})),
+        conditions(&json!({"when": "event.metadata.x > 1"})),
+        conditions(&json!({"progressType": "accumulate", "valueField": "v"})),
+        conditions(&json!({"progressType": "unique", "uniqueField": "v"})),
+    ];
+    let asking = asking.into_iter().enumerate();
+    let asking = asking.map(|(n, c)| quest(&format!("q{n}"), 1, 1, c, json!({})));
+    let rules = QuestRules::build(1, asking.chain([simple("whole", 1, 1)])).unwrap();
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200));
+    for metadata in [deep.as_str(), r#"{"map":"\ud800"}"#] {
+        let mut event = event("u", "e", "{}", json!({}));
+        event.metadata =
+            Some(serde_json::value::RawValue::from_string(metadata.to_owned()).unwrap());
+        let mut lane = Lane::new(QuestDomain);
+        lane.batch(&rules, vec![quest_record(0, 1, 1, &event)]);
+        let dead = lane.dead();
+        assert_eq!(dead.len(), 4, "{metadata}");
+        assert!(dead.iter().all(|(code, _)| code == "undecodable"));
+        assert_eq!(lane.states.len(), 1);
+    }
+}
+
+#[test]
+fn expressions_of_the_same_text_are_compiled_once() {
+    let when = json!({"when": "event.metadata.x > 1"});
+    let of = |id: &str, version, seq| quest(id, version, seq, conditions(&when), json!({}));
+    let first = QuestRules::build(2, [of("a", 1, 1), of("b", 1, 2)]).unwrap();
+    let second = first
+        .with_changes(4, [of("a", 2, 3), simple("c", 1, 4)])
+        .unwrap();
+    let facts = facts(event("u", "e", "{}", json!({})));
+    let compiled: Vec<_> = [(&first, 2), (&second, 4)]
+        .into_iter()
+        .flat_map(|(rules, stamp)| rules.candidates(&facts, stamp))
+        .filter_map(|version| version.rule().unwrap().when())
+        .collect();
+    assert_eq!(compiled.len(), 4);
+    assert!(compiled.iter().all(|when| std::ptr::eq(*when, compiled[0])));
 }
 
 #[test]
@@ -233,7 +395,7 @@ fn every_quest_of_the_game_says_why_it_ignores_an_event() {
     )
     .unwrap();
     let event = event("u", "e", r#"{"map":"desert","level":2}"#, json!({}));
-    let facts = EventFacts::new(event, at(5)).unwrap();
+    let facts = EventFacts::new(event, at(5));
     let explained: Vec<(String, String)> = rules
         .explain(&facts, 8)
         .into_iter()

@@ -126,7 +126,7 @@ fn a_value_the_quest_cannot_use_is_a_dead_letter_for_it_alone() {
 
 #[test]
 fn unique_counts_each_item_once_whatever_its_form() {
-    let more = json!({"progressType": "unique", "uniqueField": "metadata.item", "target": 5});
+    let more = json!({"progressType": "unique", "uniqueField": "item", "target": 5});
     let quest = quest("q", 1, 1, conditions(more), json!({}));
     let long = format!("{{\"item\":\"{}\"}}", "x".repeat(500));
     let lane = fold(
@@ -148,8 +148,27 @@ fn unique_counts_each_item_once_whatever_its_form() {
     assert_eq!(state.current, Amount::from(4));
     assert_eq!(state.items.len(), 4);
     assert!(state.items.contains("1") && state.items.contains("\"1\""));
-    assert!(state.items.iter().all(|item| item.len() <= 64));
+    assert!(state.items.iter().all(|item| item.len() <= 23));
     assert_eq!(lane.dead().len(), 1);
+}
+
+#[test]
+fn the_items_of_a_set_are_small_and_gone_at_completion() {
+    let more = json!({"progressType": "unique", "uniqueField": "item", "target": 1_000});
+    let quest = quest("q", 1, 1, conditions(more), json!({}));
+    let items: Vec<String> = (0..1_001)
+        .map(|n| format!("{{\"item\":\"{:0>500}\"}}", n % 1_000))
+        .collect();
+    let items: Vec<&str> = items.iter().map(String::as_str).collect();
+    let lane = fold(quest.clone(), &items[..999]);
+    let state = only(&lane);
+    assert_eq!((state.items.len(), state.completed_at), (999, None));
+    let json = serde_json::to_string(&state.items.iter().collect::<Vec<_>>()).unwrap();
+    assert!(json.len() < 27_000, "{}", json.len());
+    let lane = fold(quest, &items);
+    let state = only(&lane);
+    assert_eq!(state.current, Amount::from(1_000));
+    assert!(state.completed_at.is_some() && state.items.is_empty());
 }
 
 #[test]

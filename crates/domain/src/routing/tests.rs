@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::{Lane, at, delivered, event, game_record, quest, quest_record, simple};
+use crate::fixture::{Lane, at, delivered, event, game_record, jsonb, quest, quest_record, simple};
 use crate::quest::{QuestDomain, StoredQuest};
 
 fn rules(seq: i64, quests: impl IntoIterator<Item = StoredQuest>) -> RouteRules {
@@ -69,6 +69,54 @@ fn an_event_no_rule_wants_is_kept_and_not_forwarded() {
     );
     assert_eq!(lane.rows.len(), 2);
     assert!(lane.messages.is_empty());
+}
+
+#[test]
+fn an_event_that_can_count_for_no_quest_is_not_forwarded() {
+    let window = |start: i64, end: i64| json!({"startDate": at(start).to_string(), "endDate": at(end).to_string()});
+    let conditions = |filters: Value| json!({"eventType": "enemy_killed", "progressType": "count", "target": 9, "filters": filters});
+    let rules = rules(
+        3,
+        [
+            quest("past", 1, 1, conditions(json!({})), window(0, 1_000_000)),
+            quest(
+                "future",
+                1,
+                2,
+                conditions(json!({})),
+                window(1_000_001, 2_000_000),
+            ),
+            quest(
+                "forest",
+                1,
+                3,
+                conditions(json!({"map": "forest"})),
+                json!({}),
+            ),
+        ],
+    );
+    let mut router = Lane::new(RouterDomain);
+    let maps = [r#"{"map":"desert"}"#, r#"{"map":"forest"}"#, "{}"];
+    let records = maps.iter().enumerate().map(|(i, metadata)| {
+        let event = event("u", &format!("e{i}"), metadata, json!({}));
+        game_record(i as i64, 1_000_000, &event)
+    });
+    router.batch(&rules, records.collect());
+    assert_eq!((router.rows.len(), router.messages.len()), (3, 1));
+    // And the quest processor asks for the progress of no quest but the one.
+    let keys = |metadata: &str, millis: i64| {
+        let event = event("u", "e", metadata, json!({}));
+        let input = QuestDomain
+            .decode(&quest_record(0, millis, 3, &event))
+            .unwrap();
+        let mut keys = Vec::new();
+        QuestDomain.keys(&rules.quests, &input, &mut keys);
+        keys.len()
+    };
+    assert_eq!(keys(r#"{"map":"desert"}"#, 1_000_000), 0);
+    assert_eq!(keys(r#"{"map":"forest"}"#, 1_000_000), 1);
+    assert_eq!(keys(r#"{"map":"forest"}"#, 999_999), 2);
+    assert_eq!(keys("{}", 1_000_001), 1);
 }
 
 #[test]
@@ -148,64 +196,6 @@ fn records_that_cannot_be_kept_become_dead_letters() {
     assert_eq!(kept, [0, 2]);
 }
 
-/// What PostgreSQL gives back for a JSONB of this JSON: keys by length, the last of equal keys,
-/// numbers without exponent.
-fn jsonb(raw: &str) -> String {
-    fn write(value: &Value, out: &mut String) {
-        match value {
-            Value::Number(number) => out.push_str(&numeric(&number.to_string())),
-            Value::Array(list) => {
-                out.push('[');
-                for (i, value) in list.iter().enumerate() {
-                    out.push_str(if i > 0 { ", " } else { "" });
-                    write(value, out);
-                }
-                out.push(']');
-            }
-            Value::Object(map) => {
-                let mut members: Vec<_> = map.iter().collect();
-                members.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
-                out.push('{');
-                for (i, (name, value)) in members.into_iter().enumerate() {
-                    out.push_str(if i > 0 { ", " } else { "" });
-                    out.push_str(&Value::from(name.as_str()).to_string());
-                    out.push_str(": ");
-                    write(value, out);
-                }
-                out.push('}');
-            }
-            other => out.push_str(&other.to_string()),
-        }
-    }
-    let mut out = String::new();
-    write(&serde_json::from_str(raw).unwrap(), &mut out);
-    out
-}
-
-/// PostgreSQL's text of a numeric.
-fn numeric(text: &str) -> String {
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let exponent: i32 = exponent.parse().unwrap();
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let negative = whole.starts_with('-');
-    let mut digits = format!("{}{fraction}", whole.trim_start_matches('-'));
-    let mut scale = fraction.len() as i32 - exponent;
-    while scale < 0 {
-        digits.push('0');
-        scale += 1;
-    }
-    while (digits.len() as i32) <= scale {
-        digits.insert(0, '0');
-    }
-    let (whole, fraction) = digits.split_at(digits.len() - scale as usize);
-    let whole = whole.trim_start_matches('0');
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let zero = digits.bytes().all(|b| b == b'0');
-    let sign = if negative && !zero { "-" } else { "" };
-    let point = if fraction.is_empty() { "" } else { "." };
-    format!("{sign}{whole}{point}{fraction}")
-}
-
 /// An event as it can be made from the columns of its row.
 fn restored(row: &EventRow) -> GameEvent {
     let mut event = row.event.clone();
@@ -243,6 +233,55 @@ fn metadata() -> impl Strategy<Value = String> {
             r#"{{"stats":{{"n":{n},"long name":null}},"map":"{map}","i":{item},"dup":1,"dup":{n}}}"#
         )
     })
+}
+
+/// What a studio may change about a quest without making another of it.
+#[derive(Debug, Clone)]
+struct Change {
+    seq: i64,
+    active: bool,
+    start: Option<i64>,
+    end: Option<i64>,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    (
+        0..12i64,
+        prop::bool::weighted(0.85),
+        prop::option::weighted(0.3, 999_990..1_000_030i64),
+        prop::option::weighted(0.3, 1_000_030..1_000_060i64),
+    )
+        .prop_map(|(seq, active, start, end)| Change {
+            seq,
+            active,
+            start,
+            end,
+        })
+}
+
+/// Each version as it is or archived, between other dates, and saved at another time.
+fn changed(quests: Vec<StoredQuest>, changes: &[Change]) -> Vec<StoredQuest> {
+    let mut seqs: Vec<i64> = changes.iter().map(|change| change.seq).collect();
+    // Versions of a quest stand in the order they were saved.
+    seqs.sort_unstable();
+    let quests = quests.into_iter().zip(changes).zip(seqs);
+    quests
+        .map(|((mut quest, change), seq)| {
+            let mut definition: Value = serde_json::from_str(quest.definition.get()).unwrap();
+            if let Some(start) = change.start {
+                definition["startDate"] = at(start).to_string().into();
+            }
+            if let Some(end) = change.end {
+                definition["endDate"] = at(end).to_string().into();
+            }
+            quest.definition = serde_json::value::to_raw_value(&definition).unwrap();
+            if !change.active {
+                quest.status = crate::quest::QuestStatus::Archived;
+            }
+            quest.config_seq = seq;
+            quest
+        })
+        .collect()
 }
 
 fn quests(seq: &[i64]) -> Vec<StoredQuest> {
@@ -303,17 +342,23 @@ proptest! {
     fn folding_what_is_kept_gives_what_folding_live_gave(
         played in prop::collection::vec((0..3usize, 0..40usize, metadata(), number(), 0..3i64), 0..60),
         sizes in prop::collection::vec(1..9usize, 1..4),
+        changes in prop::collection::vec(change(), 8),
     ) {
-        let all = quests(&[1, 4, 8]);
-        // Live: the router's rules grow from batch to batch; the quests' hold all versions.
+        let all = changed(quests(&[1, 4, 8]), &changes);
+        // Live: the router's rules grow from batch to batch, and so do the quests'.
         let mut router = Lane::new(RouterDomain);
-        let mut seq = 0;
+        let mut route_rules = RouteRules::default();
+        let mut live = Lane::new(QuestDomain);
+        let mut delivered_before = 0;
         let mut rest = played.iter().enumerate().peekable();
         let mut sizes = sizes.iter().cycle();
         while rest.peek().is_some() {
             let batch: Vec<_> = rest.by_ref().take(*sizes.next().unwrap()).collect();
-            seq += batch[0].1.4;
-            let rules = rules(seq, all.iter().filter(|q| q.config_seq <= seq).cloned());
+            let (since, seq) = (route_rules.seq, route_rules.seq + batch[0].1.4);
+            // From the beginning on, and again what is held already.
+            let saved = all.iter().filter(|q| q.config_seq >= since && q.config_seq <= seq);
+            let grown = route_rules.quests.with_changes(seq, saved.cloned()).unwrap();
+            route_rules = RouteRules { seq, quests: Arc::new(grown) };
             let records = batch.into_iter().map(|(offset, (user, id, metadata, session, _))| {
                 let mut event = event(&format!("u{user}"), &format!("e{id}"), "{}", json!({}));
                 event.metadata = Some(RawValue::from_string(metadata.clone()).unwrap());
@@ -321,13 +366,18 @@ proptest! {
                 event.extra = vec![("session".to_owned(), RawValue::from_string(session).unwrap())];
                 game_record(offset as i64, 1_000_000 + offset as i64, &event)
             });
-            router.batch(&rules, records.collect());
+            router.batch(&route_rules, records.collect());
+            let forwarded = router.messages.iter().filter(|m| m.topic == Topic::QuestEvents);
+            let records: Vec<_> = forwarded
+                .enumerate()
+                .map(|(i, m)| delivered(i as i64, m))
+                .skip(delivered_before)
+                .collect();
+            delivered_before += records.len();
+            live.batches(&route_rules.quests, records, &[5]);
         }
         let quest_rules = QuestRules::build(100, all).unwrap();
-        let forwarded = router.messages.iter().filter(|m| m.topic == Topic::QuestEvents);
-        let live_records = forwarded.enumerate().map(|(i, m)| delivered(i as i64, m)).collect();
-        let mut live = Lane::new(QuestDomain);
-        live.batches(&quest_rules, live_records, &[5]);
+        prop_assert_eq!(quest_rules.broken_since(-1).count(), 0);
 
         // Again: from the rows alone.
         let archived = router.rows.iter().map(|row| {

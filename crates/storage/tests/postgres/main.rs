@@ -11,6 +11,7 @@ mod commits;
 mod definitions;
 mod failures;
 mod lanes;
+mod last_known;
 mod schema;
 mod sessions;
 mod snapshots;

@@ -127,3 +127,29 @@ async fn prepared_transactions_and_replication_slots_are_found() {
     assert!(holder.to_string().contains("test_decoding"), "{holder}");
     storage.close().await;
 }
+
+#[tokio::test]
+async fn another_roles_session_is_found_though_its_state_is_not_shown() {
+    let server = Server::postgres().await;
+    let database = TestDatabase::with_schema_on(&server.url()).await;
+    let pool = database.pool(2).await;
+    execute(&pool, &["CREATE ROLE watcher LOGIN"]).await;
+    let url = database.url().replace("//brightmatter@", "//watcher@");
+    let config = StorageConfig::for_url("watcher", &url, 2).unwrap();
+    let storage = Storage::connect_lazily(&config);
+    let mut reader = pool.begin().await.unwrap();
+    for statement in [
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "SELECT count(*) FROM lanes",
+    ] {
+        sqlx::query(statement).execute(&mut *reader).await.unwrap();
+    }
+    let holders = storage.snapshot_holders().await.unwrap();
+    let [holder] = &holders[..] else {
+        panic!("one holder: {holders:?}");
+    };
+    assert_eq!(holder.kind, HolderKind::Session);
+    assert_eq!(holder.state, "state not shown");
+    reader.rollback().await.unwrap();
+    assert_eq!(storage.snapshot_holders().await.unwrap(), []);
+}

@@ -10,6 +10,9 @@ use ::firestore::gcloud_sdk::google::firestore::v1::target_change::TargetChangeT
 use super::value;
 use crate::document::StudioDocument;
 
+/// The target that is the collection.
+pub(super) const STUDIOS: i32 = 1;
+
 /// What to do after a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -31,6 +34,8 @@ pub(super) struct Assembly {
     /// By resource name; `None` is a broken document, counted but not used.
     documents: BTreeMap<String, Option<Arc<StudioDocument>>>,
     current: bool,
+    /// The last of other targets that was reported current.
+    reached: i32,
 }
 
 impl Assembly {
@@ -39,9 +44,10 @@ impl Assembly {
         self.documents.values().flatten().cloned().collect()
     }
 
-    /// The set is whole, but for changes that are under way.
-    pub(super) fn is_current(&self) -> bool {
-        self.current
+    /// Whether that target, not of studios, was reported current: the next snapshot of the stream is
+    /// not older than its adding.
+    pub(super) fn has_reached(&self, target: i32) -> bool {
+        self.reached == target
     }
 
     /// Takes one message in.
@@ -49,7 +55,8 @@ impl Assembly {
         match message {
             ResponseType::TargetChange(change) => self.target(&change),
             ResponseType::DocumentChange(change) => {
-                if let Some(document) = change.document {
+                let others = !change.target_ids.is_empty() && !change.target_ids.contains(&STUDIOS);
+                if let Some(document) = change.document.filter(|_| !others) {
                     if change.target_ids.is_empty() {
                         self.documents.remove(&document.name);
                     } else {
@@ -70,6 +77,7 @@ impl Assembly {
                 self.documents.remove(&gone.document);
                 Step::Wait
             }
+            ResponseType::Filter(filter) if filter.target_id != STUDIOS => Step::Wait,
             ResponseType::Filter(filter) => {
                 let count = usize::try_from(filter.count).unwrap_or_default();
                 if count == self.documents.len() {
@@ -85,6 +93,16 @@ impl Assembly {
     }
 
     fn target(&mut self, change: &TargetChange) -> Step {
+        if !change.target_ids.is_empty() && !change.target_ids.contains(&STUDIOS) {
+            if change.target_change_type() == TargetChangeType::Current {
+                self.reached = change
+                    .target_ids
+                    .iter()
+                    .copied()
+                    .fold(self.reached, i32::max);
+            }
+            return Step::Wait;
+        }
         match TargetChangeType::try_from(change.target_change_type) {
             Ok(TargetChangeType::Remove) => {
                 let cause = change.cause.as_ref();
@@ -212,6 +230,34 @@ mod tests {
         assembly.apply(target(TargetChangeType::Current, false));
         assert_eq!(assembly.apply(snapshot()), Step::Take);
         assert_eq!(ids(&assembly), ["b"]);
+    }
+
+    #[test]
+    fn other_targets_change_nothing_but_are_told_when_reached() {
+        let mut assembly = begun();
+        assembly.apply(snapshot());
+        let of_probe = |kind: TargetChangeType| {
+            ResponseType::TargetChange(TargetChange {
+                target_change_type: kind.into(),
+                target_ids: vec![2],
+                ..TargetChange::default()
+            })
+        };
+        assert_eq!(assembly.apply(of_probe(TargetChangeType::Add)), Step::Wait);
+        assert!(!assembly.has_reached(2));
+        let ResponseType::DocumentChange(mut change) = set("c", "pro") else {
+            panic!("a change");
+        };
+        change.target_ids = vec![2];
+        assembly.apply(ResponseType::DocumentChange(change));
+        assembly.apply(of_probe(TargetChangeType::Current));
+        assert!(assembly.has_reached(2));
+        assert_eq!(assembly.apply(snapshot()), Step::Take);
+        for kind in [TargetChangeType::Reset, TargetChangeType::Remove] {
+            assert_eq!(assembly.apply(of_probe(kind)), Step::Wait);
+        }
+        assert_eq!(ids(&assembly), ["a", "b"]);
+        assert_eq!(assembly.apply(snapshot()), Step::Take);
     }
 
     #[test]

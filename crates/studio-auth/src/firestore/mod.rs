@@ -20,6 +20,8 @@ use crate::shared::Shared;
 
 /// The collection; a document's id is the studio's.
 const COLLECTION: &str = "studios";
+/// So many documents are looked at for one key.
+const MAX_FOUND: u32 = 8;
 /// After a session of this length the next connection is tried at once.
 const LASTING_SESSION: Duration = Duration::from_secs(20);
 
@@ -47,7 +49,6 @@ impl FirestoreSource {
         loop {
             let begun = Instant::now();
             let error = session::run(&self.config, &self.shared, &self.client).await;
-            self.client.store(None);
             metrics::counter!("bm_auth_mirror_failures_total").increment(1);
             tracing::warn!(
                 error,
@@ -81,7 +82,8 @@ impl Oracle for FirestoreSource {
     }
 }
 
-/// The documents that list `key`, in one query. Two are enough to know that it is no one's.
+/// The documents that list `key`, in one query. Two that hold it are enough to know that it is no
+/// one's; a few more may be found by a plain key whose hash field counts instead.
 async fn documents_with(
     client: &FirestoreDb,
     key: String,
@@ -100,7 +102,7 @@ async fn documents_with(
                 q.field("secretKey").eq(&key),
             ])
         })
-        .limit(2)
+        .limit(MAX_FOUND)
         .query()
         .await
         .map_err(|error| connect::sentence(&error))?;

@@ -4,8 +4,8 @@
 //! meanwhile only by a count that does not fit, and emulators leave even that out; the full set is
 //! small and cannot miss a revocation.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::firestore::FirestoreDb;
@@ -15,12 +15,10 @@ use ::firestore::gcloud_sdk::google::firestore::v1::{
 };
 use ::firestore::gcloud_sdk::tonic::Request;
 use arc_swap::ArcSwapOption;
-use futures::StreamExt;
-use futures::stream;
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use futures::channel::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::assembly::{Assembly, Step};
+use super::assembly::{self, Assembly, Step};
 use super::{COLLECTION, connect};
 use crate::config::FirestoreConfig;
 use crate::shared::{Origin, Shared};
@@ -29,13 +27,14 @@ use crate::shared::{Origin, Shared};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From asking for the collection to having it.
 const FIRST_SET_TIMEOUT: Duration = Duration::from_secs(15);
-/// The connection is tried this often. A dead one is silent, and so is a listener of a collection
-/// that does not change.
-const PROBE_EVERY: Duration = Duration::from_secs(3);
-/// How long a probe may take.
+/// The stream is asked this often whether it is alive: a dead one is silent, and so is one over a
+/// collection that does not change. Together with the time it has to answer, a stream that would
+/// keep a revocation back is noticed within 5 seconds. One read of Firestore each.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How long the stream may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A stream that said nothing for so long is begun again, in case only it is dead.
-const LONGEST_SILENCE: Duration = Duration::from_mins(5);
+/// The collection is this target of the stream; probes are the next ones.
+const STUDIOS: i32 = assembly::STUDIOS;
 
 /// Connects, mirrors, and returns why the connection is of no more use. While it can be used,
 /// `client` holds it.
@@ -44,80 +43,64 @@ pub(super) async fn run(
     shared: &Shared,
     client: &ArcSwapOption<FirestoreDb>,
 ) -> String {
-    let current = AtomicBool::new(false);
     match timeout(CONNECT_TIMEOUT, connect::connect(config)).await {
         Err(_) => "no connection in time".to_owned(),
         Ok(Err(error)) => connect::sentence(&error),
         Ok(Ok(db)) => {
             client.store(Some(Arc::new(db.clone())));
-            tokio::select! {
-                error = listen(&db, shared, &current) => error,
-                error = probe(&db, shared, &current) => error,
-            }
+            let _connection = Connection { client, shared };
+            let Err(error) = read_stream(&db, shared).await;
+            error
         }
     }
 }
 
-/// Returns an error when the server does not answer any more. As long as it does, on the
-/// connection the stream is on, the mirror is as fresh as the stream.
-async fn probe(db: &FirestoreDb, shared: &Shared, current: &AtomicBool) -> String {
-    loop {
-        sleep(PROBE_EVERY).await;
-        match timeout(PROBE_TIMEOUT, db.ping()).await {
-            Err(_) => return "no answer in time".to_owned(),
-            Ok(Err(error)) => return connect::sentence(&error),
-            Ok(Ok(())) if current.load(Ordering::SeqCst) => shared.confirm(shared.now()),
-            Ok(Ok(())) => {}
-        }
-    }
-}
-
-/// Returns an error when there is no more stream to be had.
-async fn listen(db: &FirestoreDb, shared: &Shared, current: &AtomicBool) -> String {
-    let mut told = false;
-    loop {
-        let read = read_stream(db, shared, current, &mut told).await;
-        current.store(false, Ordering::SeqCst);
-        if let Err(error) = read {
-            return error;
-        }
-    }
-}
-
-/// Mirrors the collection from one stream, until it fails or was silent for too long. Meanwhile
-/// `current` says whether the set is whole; `told` whether the log has heard of it.
-async fn read_stream(
-    db: &FirestoreDb,
-    shared: &Shared,
-    current: &AtomicBool,
-    told: &mut bool,
-) -> Result<(), String> {
-    // The request stays open as long as the answer is read, and ends with it: the transport
-    // would hold on to a request that never ends.
-    let (_open, closed) = oneshot::channel::<()>();
-    let requests = stream::iter([add_target(db)])
-        .chain(stream::pending())
-        .take_until(closed);
+/// Mirrors the collection from one stream until it fails.
+///
+/// What confirms the mirror is the stream itself. An idle one says nothing for minutes, so it is given
+/// another target now and then, a document that is not there. By its contract the stream then reaches
+/// a snapshot of *all* its targets not older than the adding: when that has come, nothing that was
+/// committed before is still on its way. What remains: it has come from a server that believes its own
+/// view; and between a stream's death and the next whole set lie up to 5 seconds and a connection.
+async fn read_stream(db: &FirestoreDb, shared: &Shared) -> Result<Infallible, String> {
+    // The request stays open as long as the sender lives, and ends with it: the transport would hold
+    // on to a request that never ends.
+    let (mut requests, outgoing) = mpsc::channel(8);
+    let mut send = |request| {
+        requests
+            .try_send(request)
+            .map_err(|_| "the stream takes no requests".to_owned())
+    };
+    send(add_target(db, STUDIOS, studios(db)))?;
     let mut client = db.client().get();
-    let opened = timeout(FIRST_SET_TIMEOUT, client.listen(Request::new(requests))).await;
+    let opened = timeout(FIRST_SET_TIMEOUT, client.listen(Request::new(outgoing))).await;
     let opened = opened.map_err(|_| "no answer to a listener in time".to_owned())?;
     let mut messages = opened
         .map_err(|status| connect::sentence(&status))?
         .into_inner();
 
     let mut assembly = Assembly::default();
+    let mut told = false;
+    // The probe under way, and when it is late; or when the next is due.
+    let mut probe: Option<i32> = None;
+    let mut last_probe = STUDIOS;
+    let mut due = Instant::now() + FIRST_SET_TIMEOUT;
     loop {
-        let whole = assembly.is_current();
-        current.store(whole, Ordering::SeqCst);
-        let patience = if whole {
-            LONGEST_SILENCE
-        } else {
-            FIRST_SET_TIMEOUT
-        };
-        let message = match timeout(patience, messages.message()).await {
-            Err(_) if !whole => return Err("the studios did not come in time".to_owned()),
-            Err(_) => return Ok(()),
-            Ok(message) => message.map_err(|status| connect::sentence(&status))?,
+        let message = tokio::select! {
+            message = messages.message() => message.map_err(|status| connect::sentence(&status))?,
+            () = sleep_until(due) => {
+                if !told {
+                    return Err("the studios did not come in time".to_owned());
+                }
+                if probe.is_some() {
+                    return Err("no answer of the stream in time".to_owned());
+                }
+                last_probe += 1;
+                send(add_target(db, last_probe, nothing(db)))?;
+                probe = Some(last_probe);
+                due = Instant::now() + PROBE_TIMEOUT;
+                continue;
+            }
         };
         let Some(message) = message else {
             return Err("Firestore closed the stream".to_owned());
@@ -130,19 +113,26 @@ async fn read_stream(
             Step::Restart(reason) => return Err(reason),
             Step::Take => {
                 shared.publish(assembly.documents(), Origin::Source, shared.now());
-                if !std::mem::replace(told, true) {
+                if !std::mem::replace(&mut told, true) {
+                    shared.set_connected(true);
                     shared.report("Firestore is mirrored");
                     tracing::info!(
                         studios = assembly.documents().len(),
                         "mirroring the studios of Firestore"
                     );
+                    due = Instant::now() + PROBE_EVERY;
+                }
+                if let Some(id) = probe.filter(|id| assembly.has_reached(*id)) {
+                    send(remove_target(db, id))?;
+                    probe = None;
+                    due = Instant::now() + PROBE_EVERY;
                 }
             }
         }
     }
 }
 
-fn add_target(db: &FirestoreDb) -> ListenRequest {
+fn studios(db: &FirestoreDb) -> target::TargetType {
     let query = StructuredQuery {
         from: vec![CollectionSelector {
             collection_id: COLLECTION.to_owned(),
@@ -150,16 +140,51 @@ fn add_target(db: &FirestoreDb) -> ListenRequest {
         }],
         ..StructuredQuery::default()
     };
+    target::TargetType::Query(target::QueryTarget {
+        parent: db.get_documents_path().clone(),
+        query_type: Some(target::query_target::QueryType::StructuredQuery(query)),
+    })
+}
+
+/// A document that nobody writes.
+fn nothing(db: &FirestoreDb) -> target::TargetType {
+    target::TargetType::Documents(target::DocumentsTarget {
+        documents: vec![format!("{}/-ping-/-ping-", db.get_documents_path())],
+    })
+}
+
+fn add_target(db: &FirestoreDb, id: i32, what: target::TargetType) -> ListenRequest {
+    request(
+        db,
+        listen_request::TargetChange::AddTarget(Target {
+            target_id: id,
+            target_type: Some(what),
+            ..Target::default()
+        }),
+    )
+}
+
+fn remove_target(db: &FirestoreDb, id: i32) -> ListenRequest {
+    request(db, listen_request::TargetChange::RemoveTarget(id))
+}
+
+fn request(db: &FirestoreDb, change: listen_request::TargetChange) -> ListenRequest {
     ListenRequest {
         database: db.get_database_path().clone(),
-        target_change: Some(listen_request::TargetChange::AddTarget(Target {
-            target_id: 1,
-            target_type: Some(target::TargetType::Query(target::QueryTarget {
-                parent: db.get_documents_path().clone(),
-                query_type: Some(target::query_target::QueryType::StructuredQuery(query)),
-            })),
-            ..Target::default()
-        })),
+        target_change: Some(change),
         ..ListenRequest::default()
+    }
+}
+
+/// A client that can be used, for as long as this lives: however the session ends.
+struct Connection<'a> {
+    client: &'a ArcSwapOption<FirestoreDb>,
+    shared: &'a Shared,
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.client.store(None);
+        self.shared.set_connected(false);
     }
 }

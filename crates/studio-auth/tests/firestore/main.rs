@@ -6,6 +6,7 @@
 )]
 
 mod file;
+mod frames;
 mod mirror;
 mod outage;
 mod questions;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bm_studio_auth::{AuthError, LastKnown};
 use bm_testkit::{TcpProxy, TestEnv, eventually, free_port};
 
+use crate::frames::FrameProxy;
 use crate::support::{LATER, MemoryStore, SOON, Studios, Subject, start, studio};
 
 async fn notices(subject: &Subject, words: &str) {
@@ -41,7 +42,8 @@ async fn an_outage_keeps_serving_and_its_end_brings_what_was_missed() {
         assert_eq!(subject.ask("nobody's").await, Err(AuthError::Unknown));
     }
     assert!(asked.elapsed() < SOON, "nothing waits for Firestore");
-    assert!(subject.directory.health().ready);
+    let health = subject.directory.health();
+    assert!(health.ready && !health.connected, "{health:?}");
 
     proxy.pass();
     subject.becomes(LATER, "comes-key", Ok(())).await;
@@ -67,6 +69,42 @@ async fn a_silent_connection_is_noticed_and_replaced() {
     subject
         .becomes(LATER, "a-key", Err(AuthError::Unknown))
         .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_more_is_noticed_though_its_connection_lives() {
+    let studios = Studios::new().await;
+    studios.put("a", studio("a-key")).await;
+    let proxy = FrameProxy::to(TestEnv::get().firestore.clone()).await;
+    let subject = start(&studios.config_at(&proxy.address), None).await;
+    let subject = subject.mirrored().await;
+    // The stream confirms the mirror by itself, though nothing changes.
+    for _ in 0..3 {
+        let confirmed = subject.directory.health().last_fresh;
+        subject.clock.advance(Duration::from_secs(1));
+        eventually(SOON, "the stream is heard of", || async {
+            let health = subject.directory.health();
+            assert!(health.connected, "{health:?}");
+            (health.last_fresh > confirmed).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(proxy.requests(), 1, "all of it is one stream");
+    proxy.make_listeners_dumb();
+    studios.delete("a").await;
+    let dumb = subject.directory.health().last_fresh;
+    subject.clock.advance(Duration::from_secs(1));
+    eventually(LATER, "the loss is noticed", || async {
+        (!subject.directory.health().connected).then_some(())
+    })
+    .await;
+    assert_eq!(subject.directory.health().last_fresh, dumb);
+    let health = subject.directory.health();
+    assert!(health.ready, "what was known still counts: {health:?}");
+    subject
+        .becomes(LATER, "a-key", Err(AuthError::Unknown))
+        .await;
+    subject.mirrored().await;
 }
 
 #[tokio::test]
@@ -114,6 +152,7 @@ async fn a_start_during_an_outage_uses_what_was_last_known_for_a_day() {
         .becomes(LATER, "a-key", Err(AuthError::Unknown))
         .await;
     let subject = subject.mirrored().await;
+    assert!(subject.directory.health().connected);
     eventually(LATER, "the new set is kept", || async {
         (store.ids() == ["b"]).then_some(())
     })

@@ -1,55 +1,64 @@
 //! What the mirror does not know is asked for, once and rarely.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bm_studio_auth::{AuthError, KeyHash};
 use bm_testkit::TestEnv;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
+use crate::frames::FrameProxy;
 use crate::support::{Studios, start, studio};
 
 #[tokio::test]
 async fn a_key_is_known_as_soon_as_it_is_written_in_whichever_field() {
+    for field in ["apiKey", "secretKey", "apiKeyHash", "secretKeyHash"] {
+        let studios = Studios::new().await;
+        let proxy = FrameProxy::to(TestEnv::get().firestore.clone()).await;
+        let subject = start(&studios.config_at(&proxy.address), None).await;
+        let subject = subject.mirrored().await;
+        // The mirror would be quicker than the question, as a rule.
+        proxy.make_listeners_dumb();
+        let stored = if field.ends_with("Hash") {
+            KeyHash::of("the-key").to_hex()
+        } else {
+            "the-key".to_owned()
+        };
+        let document = json!({ "tier": "pro", "subscriptionStatus": "active", field: stored });
+        studios.put("a", document).await;
+        let found = subject.ask("the-key").await;
+        let found = found.map(|found| found.studio.id.to_string());
+        assert_eq!(found, Ok("a".to_owned()), "{field}");
+        assert_eq!(subject.directory.questions().asked, 1, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn a_plain_key_left_beside_its_hash_is_not_found_by_asking_either() {
     let studios = Studios::new().await;
     let subject = start(&studios.config(), None).await.mirrored().await;
-    for field in ["apiKey", "secretKey", "apiKeyHash", "secretKeyHash"] {
-        // The mirror may be quicker than the question, but not every time.
-        let before = subject.directory.questions().asked;
-        for i in 0.. {
-            let key = format!("{field}-{i}");
-            let stored = if field.ends_with("Hash") {
-                KeyHash::of(&key).to_hex()
-            } else {
-                key.clone()
-            };
-            let document = json!({ "tier": "pro", "subscriptionStatus": "active", field: stored });
-            studios.put(&key, document).await;
-            let found = subject.ask(&key).await;
-            assert_eq!(found.map(|found| found.studio.id.to_string()), Ok(key));
-            if subject.directory.questions().asked > before {
-                break;
-            }
-            assert!(i < 100, "{field} was never asked for");
-        }
-    }
+    let document = json!({
+        "tier": "pro", "subscriptionStatus": "active",
+        "apiKey": "old", "apiKeyHash": KeyHash::of("new").to_hex(),
+    });
+    studios.put("moved", document).await;
+    assert_eq!(subject.ask("old").await, Err(AuthError::Unknown));
+    assert_eq!(subject.directory.questions().asked, 1);
+    assert!(subject.ask("new").await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_unknown_keys_reach_firestore_twenty_times_a_second() {
     let studios = Studios::new().await;
     studios.put("a", studio("a-key")).await;
-    let (address, requests) = counting_proxy(TestEnv::get().firestore.clone()).await;
-    let subject = start(&studios.config_at(&address), None)
+    let proxy = FrameProxy::to(TestEnv::get().firestore.clone()).await;
+    let subject = start(&studios.config_at(&proxy.address), None)
         .await
         .mirrored()
         .await;
     let subject = Arc::new(subject);
 
-    let before = requests.load(Ordering::SeqCst);
+    let before = proxy.requests();
     let started = Instant::now();
     let clients = (0..50).map(|client| {
         let subject = Arc::clone(&subject);
@@ -71,10 +80,11 @@ async fn ten_thousand_unknown_keys_reach_firestore_twenty_times_a_second() {
         client.await.unwrap();
     }
     let seconds = started.elapsed().as_secs();
-    let on_the_wire = requests.load(Ordering::SeqCst) - before;
+    let on_the_wire = proxy.requests() - before;
     let counts = subject.directory.questions();
+    // A question that the emulator answers late is followed by a second without any.
     assert!(
-        seconds >= 2 && counts.asked >= 40,
+        seconds >= 2 && counts.asked >= 20,
         "{counts:?} in {seconds} s"
     );
     assert!(
@@ -82,46 +92,9 @@ async fn ten_thousand_unknown_keys_reach_firestore_twenty_times_a_second() {
         "{counts:?} in {seconds} s"
     );
     assert!(counts.suppressed > 0, "{counts:?}");
-    // Besides the questions only the probes of the connection, one in 3 s.
+    // Nothing besides: the probes of the mirror are part of its stream, unless that begins again.
     assert!(
-        (counts.asked..=counts.asked + seconds / 3 + 1).contains(&on_the_wire),
+        (counts.asked..=counts.asked + 3).contains(&on_the_wire),
         "{on_the_wire} requests, {counts:?} in {seconds} s"
     );
-}
-
-/// A proxy that counts the requests its clients make: HTTP/2 frames of the type HEADERS.
-async fn counting_proxy(target: String) -> (String, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let requests = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&requests);
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(&target).await.unwrap();
-            let (mut from_client, mut to_client) = client.into_split();
-            let (mut from_server, mut to_server) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-            let count = Arc::clone(&count);
-            tokio::spawn(async move {
-                let mut preface = [0; 24];
-                from_client.read_exact(&mut preface).await?;
-                to_server.write_all(&preface).await?;
-                loop {
-                    let mut head = [0; 9];
-                    from_client.read_exact(&mut head).await?;
-                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                    let mut frame = vec![0; length];
-                    from_client.read_exact(&mut frame).await?;
-                    if head[3] == 1 {
-                        count.fetch_add(1, Ordering::SeqCst);
-                    }
-                    to_server.write_all(&head).await?;
-                    to_server.write_all(&frame).await?;
-                }
-                #[expect(unreachable_code, reason = "names the type that `?` returns")]
-                std::io::Result::Ok(())
-            });
-        }
-    });
-    (address, requests)
 }

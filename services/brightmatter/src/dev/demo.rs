@@ -43,7 +43,7 @@ impl Demo {
 }
 
 /// Adds the demo studio to the studios file and applies the demo game; both only if they are not
-/// there, but the quest gets back its first form.
+/// there: what somebody made of the game stays.
 pub(super) async fn load(
     ctx: &Context,
     storage: &Storage,
@@ -58,6 +58,11 @@ pub(super) async fn load(
     let here = Path::new("the demo game");
     let text = starter::definitions(STUDIO, GAME, "Demo game");
     let file = parse_file(text.as_bytes()).map_err(|faults| CliError::faults(here, &faults))?;
+    if let Some(game) = file.games.first()
+        && storage.studio_of(&game.game_id).await?.is_some()
+    {
+        return Ok(Demo(keys));
+    }
     storage
         .apply(&file)
         .await

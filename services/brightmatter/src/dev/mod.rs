@@ -13,7 +13,7 @@ use bm_bootstrap::{Context, Vars};
 use bm_kafka::TopicAdmin;
 
 use crate::error::CliError;
-use crate::{migrate, output, starter, topics};
+use crate::{hints, migrate, output, starter, topics};
 use services::Services;
 
 /// Where the gateway listens unless `BM_LISTEN_ADDR` says otherwise: other machines need not see it.
@@ -33,9 +33,9 @@ pub(crate) async fn run(mut ctx: Context) -> Result<ExitCode, CliError> {
     let report = TopicAdmin::connect(&topics::config(&ctx)?)?
         .reconcile(None)
         .await?;
-    topics::verdict(&report, false)?;
-    if report.has_differences() {
-        say("some topics are not as they should be; `brightmatter topics` says which");
+    topics::created(&report)?;
+    for difference in topics::differences(&report) {
+        say(&format!("  {difference} (not touched)"));
     }
     say("loading the demo studio and game");
     let studios = PathBuf::from(ctx.vars.get("BM_STUDIOS_FILE").unwrap_or_default());
@@ -43,7 +43,7 @@ pub(crate) async fn run(mut ctx: Context) -> Result<ExitCode, CliError> {
     storage.close().await;
 
     say("starting the services");
-    let mut services = Services::start(&ctx);
+    let mut services = Services::start(&ctx, other_log(&ctx.vars));
     services.report_to(&ctx.health);
     let ops = ops::start(&ctx).await?;
     let outcome = match up(&ctx, &mut services, &demo, &ops).await {
@@ -93,28 +93,32 @@ async fn up(
 
 fn greeting(gateway: &str, ops: &str, demo: &demo::Demo, env_file: Option<&str>) -> String {
     let game = demo::GAME;
-    let here = std::env::current_dir().unwrap_or_default();
-    let near = |path: &Path| {
-        path.strip_prefix(&here)
-            .unwrap_or(path)
-            .display()
-            .to_string()
-    };
-    let me = match std::env::current_exe() {
-        Ok(path) => near(&path),
-        Err(_) => "brightmatter".to_owned(),
-    };
+    let me = hints::me();
     // A shell of its own needs the addresses first.
     let shell = env_file.map_or_else(String::new, |file| {
-        format!("  . {}\n", near(Path::new(file)))
+        format!("  . {}\n", hints::near(Path::new(file)))
     });
     format!(
         "\nready\n\nSend an event (three complete the quest):\n\n{}\n\nSee what becomes of it, in another \
          shell:\n\n{shell}  {me} watch              events, progress, rewards, dead letters as they \
-         happen\n  {me} watch --game {game} --player player-1\n  SELECT * FROM quest_progress;   where \
-         players are, in Postgres\n  {ops}/metrics and {ops}/readyz\n\nAnd then:\n\n  {me} init NAME          \
+         happen\n  {me} watch --game {game} --player player-1\n  psql \"$RDS_CONNECTION_STRING\" -c 'SELECT \
+         * FROM quest_progress'\n  {ops}/metrics and {ops}/readyz\n\nAnd then:\n\n  {me} init NAME          \
          a studio and a game of your own\n  {me} doctor             when something does not work",
         starter::curl(gateway, demo.client_key(), game),
+    )
+}
+
+/// What it means that lanes halt, and what to do.
+fn other_log(vars: &Vars) -> String {
+    let folder = vars.get("BM_DEV_DIR").unwrap_or_else(|| ".dev".to_owned());
+    let folder = hints::near(Path::new(&folder));
+    format!(
+        "the database remembers another log than the broker has: the broker (REDPANDA_BROKERS, \
+         BM_TOPIC_PREFIX) or the database (RDS_CONNECTION_STRING) is another one than before, or \
+         topics were made anew or got more partitions. Nothing was skipped, and nothing goes on.\n  \
+         -> to start anew with nothing, delete {folder}; of servers of your own, name an empty \
+         database or delete what is in it\n  \
+         -> to keep what there is, name the broker and the database that belong together"
     )
 }
 

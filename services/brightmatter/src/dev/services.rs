@@ -18,6 +18,8 @@ const GATEWAY: &str = "gateway";
 const CHECK: Duration = Duration::from_secs(10);
 /// Between two looks at who is ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks at lanes that ran.
+const LOOK_AT_LANES: Duration = Duration::from_secs(5);
 /// From then on it is said who is not ready yet.
 const SAY_AFTER: Duration = Duration::from_secs(10);
 /// How long services may take to finish what they are at; longer than they give themselves.
@@ -28,12 +30,18 @@ pub(super) struct Services {
     contexts: Vec<Context>,
     tasks: JoinSet<Result<(), String>>,
     names: Vec<(Id, &'static str)>,
+    /// What is said when lanes halt.
+    other_log: String,
 }
 
 impl Services {
-    /// Starts every service; their names are those of their binaries.
-    pub(super) fn start(ctx: &Context) -> Self {
-        let mut services = Self::none();
+    /// Starts every service; their names are those of their binaries. `other_log` is what to say
+    /// when lanes halt.
+    pub(super) fn start(ctx: &Context, other_log: String) -> Self {
+        let mut services = Self {
+            other_log,
+            ..Self::none()
+        };
         services.add(ctx, GATEWAY, bm_gateway::run);
         services.add(ctx, "event-router", bm_event_router::run);
         services.add(ctx, "quest-processor", bm_quest_processor::run);
@@ -46,6 +54,7 @@ impl Services {
             contexts: Vec::new(),
             tasks: JoinSet::new(),
             names: Vec::new(),
+            other_log: String::new(),
         }
     }
 
@@ -79,6 +88,10 @@ impl Services {
             if lacking.is_empty() {
                 return Ok(true);
             }
+            // That does not pass.
+            if let Some(words) = self.halted().await {
+                return Err(CliError::OtherLog(words));
+            }
             let waited = begun.elapsed();
             if waited >= limit {
                 return Err(CliError::NotReady {
@@ -109,11 +122,35 @@ impl Services {
         all
     }
 
-    /// Waits until told to stop; a service that ends before is an error.
+    /// Which services have halted lanes, and what that means; `None` where none has.
+    async fn halted(&self) -> Option<String> {
+        let mut halted = Vec::new();
+        for ctx in &self.contexts {
+            let report = ctx.health.report().await;
+            if report.checks.values().any(tells_of_halted_lanes) {
+                halted.push(ctx.service);
+            }
+        }
+        (!halted.is_empty()).then(|| format!("{} halted: {}", halted.join(", "), self.other_log))
+    }
+
+    /// Waits until told to stop; a service that ends before is an error. Lanes that halt meanwhile
+    /// are told once, and the others go on.
     pub(super) async fn until_one_ends(&mut self, shutdown: &Shutdown) -> Result<(), CliError> {
-        tokio::select! {
-            () = shutdown.tripped() => Ok(()),
-            Some(ended) = self.tasks.join_next_with_id() => self.judge(ended, shutdown.is_tripped()),
+        let mut said = false;
+        loop {
+            tokio::select! {
+                () = shutdown.tripped() => return Ok(()),
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    return self.judge(ended, shutdown.is_tripped());
+                }
+                () = tokio::time::sleep(LOOK_AT_LANES), if !said => {
+                    if let Some(words) = self.halted().await {
+                        said = true;
+                        eprintln!("{words}");
+                    }
+                }
+            }
         }
     }
 
@@ -198,6 +235,16 @@ async fn lacking(ctx: &Context) -> Option<String> {
     Some(failing.join(", "))
 }
 
+/// Whether a check's words are those of a processor's lanes (`…, 2 halted; …`), some of which halted.
+fn tells_of_halted_lanes(outcome: &Outcome) -> bool {
+    let words = outcome.detail.as_deref().unwrap_or_default();
+    let mut parts = words.split([',', ';']).map(str::trim);
+    parts
+        .find_map(|part| part.strip_suffix(" halted"))
+        .and_then(|count| count.parse().ok())
+        .is_some_and(|count: usize| count > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use bm_bootstrap::{Clock, Vars, metrics};
@@ -268,6 +315,27 @@ mod tests {
             error.to_string().ends_with("two (lanes: no lanes)"),
             "{error}"
         );
+    }
+
+    async fn on_another_log(ctx: Context) -> Result<(), std::io::Error> {
+        ctx.health
+            .register("lanes", Need::Required, SAY_AFTER, || async {
+                Outcome::failed("5 assigned, 3 running, 0 stalled, 2 halted")
+            });
+        ctx.announce("127.0.0.1:9".parse().unwrap());
+        ctx.shutdown.tripped().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn halted_lanes_are_told_at_once_in_plain_words() {
+        let ctx = context();
+        let mut services = Services::none();
+        services.other_log = "another log; delete .dev".to_owned();
+        services.add(&ctx, "one", good);
+        services.add(&ctx, "two", on_another_log);
+        let error = services.ready(&ctx.shutdown, STOP).await.unwrap_err();
+        assert_eq!(error.to_string(), "two halted: another log; delete .dev");
     }
 
     #[tokio::test]

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bm_bootstrap::{Clock, Vars};
-use bm_kafka::{KafkaConfig, KafkaError, TopicAdmin, TopicReport, TopicState};
+use bm_kafka::{ConfigError, KafkaConfig, KafkaError, TopicAdmin, TopicReport, TopicState};
+use bm_storage::config::StorageConfigError;
 use bm_storage::{Storage, StorageConfig, StoreError};
 use bm_studio_auth::{StudioAuthConfig, StudioDirectory, StudioSource, parse_studios_file};
 use tokio::net::TcpStream;
 
 use super::{Advice, Found, LIMIT, Line, within};
+use crate::hints;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -18,6 +20,7 @@ const BROKER_ACT: &str =
 const TOPICS_ACT: &str = "run `brightmatter topics`";
 const DATABASE_ACT: &str =
     "is PostgreSQL running there? `make dev` starts one; RDS_CONNECTION_STRING names another";
+const EXPLAINED: &str = ".env.example explains the variable";
 const MIGRATE_ACT: &str = "run `brightmatter migrate`";
 const REDIS_ACT: &str = "is Redis running there? Without it each gateway limits alone, and duplicates are found by the router only";
 
@@ -26,7 +29,14 @@ pub(super) async fn bus(vars: &Vars) -> Vec<Line> {
     let config = match KafkaConfig::from_vars(|name| vars.get(name)) {
         Ok(config) => config,
         Err(e) => {
-            let found = Found::Broken(Advice::new(e, "set it; .env.example explains it"));
+            let act = match e {
+                ConfigError::Missing {
+                    variable: "REDPANDA_BROKERS",
+                    ..
+                } => hints::addresses(vars),
+                _ => EXPLAINED.to_owned(),
+            };
+            let found = Found::Broken(Advice::new(e, act));
             return vec![Line {
                 name: "broker",
                 found,
@@ -104,7 +114,11 @@ pub(super) async fn database(vars: &Vars) -> Vec<Line> {
     let config = match StorageConfig::from_vars("brightmatter-doctor", 2, |name| vars.get(name)) {
         Ok(config) => config,
         Err(e) => {
-            let found = Found::Broken(Advice::new(e, "set it; .env.example explains it"));
+            let act = match e {
+                StorageConfigError::Missing => hints::addresses(vars),
+                _ => EXPLAINED.to_owned(),
+            };
+            let found = Found::Broken(Advice::new(e, act));
             return vec![Line {
                 name: "postgres",
                 found,

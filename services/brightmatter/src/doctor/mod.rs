@@ -57,10 +57,14 @@ impl fmt::Display for Line {
                 return write!(f, "ok      {:10} {}", self.name, output::plain(seen));
             }
             Found::Odd(advice) => ("odd", advice),
-            Found::Lacking(advice) | Found::Broken(advice) => ("FAILED", advice),
+            Found::Lacking(advice) => ("away", advice),
+            Found::Broken(advice) => ("FAILED", advice),
         };
         let wrong = output::plain(&advice.wrong);
         write!(f, "{verdict:7} {:10} {wrong}", self.name)?;
+        if let Found::Lacking(_) = self.found {
+            write!(f, " (reported, not required)")?;
+        }
         for act in advice.act.lines() {
             write!(f, "\n{:18} -> {act}", "")?;
         }
@@ -122,7 +126,7 @@ mod tests {
         };
         assert_eq!(
             line.to_string(),
-            "FAILED  redis      refused\\u{1b}\n                   -> start it\n                   -> or unset REDIS_URL"
+            "away    redis      refused\\u{1b} (reported, not required)\n                   -> start it\n                   -> or unset REDIS_URL"
         );
         let line = Line {
             name: "topics",

@@ -11,6 +11,7 @@ use bm_kafka::log_reader::From;
 use bm_kafka::{KafkaError, LogReader};
 
 use crate::error::CliError;
+use crate::repeats::Repeats;
 use crate::{migrate, output, topics};
 use reasons::Reasons;
 use seen::Seen;
@@ -57,16 +58,17 @@ pub(crate) async fn run(
     if !json {
         eprintln!("watching {} (Ctrl-C ends it)", config.brokers);
     }
+    let mut repeats = Repeats::default();
     loop {
         let (topic, record) = tokio::select! {
             () = ctx.shutdown.tripped() => return Ok(ExitCode::SUCCESS),
             next = reader.next() => next?,
         };
         let mut seen = Seen::read(topic, &record);
-        if !selection.has(&seen) {
+        if repeats.has(topic, &record) || !selection.has(&seen) {
             continue;
         }
-        reasons.explain(&mut seen, record.timestamp).await;
+        reasons.explain(&mut seen, &record).await;
         if json {
             output::line(seen.json())?;
         } else {

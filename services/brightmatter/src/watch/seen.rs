@@ -1,11 +1,15 @@
 //! One record of the watched topics, and how it is told in a line.
 
+use std::collections::BTreeSet;
+
 use bm_contracts::messages::{DeadLetter, RewardStatusChange, UiUpdate};
 use bm_contracts::{GameEvent, Timestamp, Topic};
 use bm_domain::quest::{Decision, Explained, Ignored};
 use bm_engine::Record;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
+use crate::dead_letters;
 use crate::output::plain;
 
 /// So many quests' reasons are told for an event; a game may have hundreds.
@@ -41,10 +45,103 @@ pub(super) enum Thing {
 
 /// What quests make of an event.
 pub(super) enum Verdicts {
-    /// Of each quest of its game.
-    Known(Vec<Explained>),
+    /// As far as the database knows.
+    Known(Known),
     /// It could not be found out.
     Unknown(String),
+}
+
+/// What each quest of an event's game makes of it, and what came before it.
+#[derive(Default)]
+pub(super) struct Known {
+    /// By the rules alone.
+    pub(super) explained: Vec<Explained>,
+    /// `quests.id` of those that the player had completed before.
+    pub(super) completed: BTreeSet<Uuid>,
+    /// Partition and offset of the event that counts in its place, under the same eventId.
+    pub(super) repeat_of: Option<(i32, i64)>,
+}
+
+/// What a quest makes of an event.
+enum Verdict<'a> {
+    /// It counts, unless one before it completes the quest.
+    Wanted,
+    /// It would count, had the player not completed the quest.
+    Completed,
+    /// It has a value that the quest cannot use.
+    Unusable(&'a str),
+    /// It does not count.
+    Ignored(&'a Ignored),
+}
+
+impl Known {
+    /// What each quest makes of it.
+    fn verdicts(&self) -> impl Iterator<Item = (&Explained, Verdict<'_>)> {
+        self.explained.iter().map(|e| {
+            let verdict = match &e.decision {
+                Decision::Count(_) if self.completed.contains(&e.quest) => Verdict::Completed,
+                Decision::Count(_) => Verdict::Wanted,
+                Decision::Unusable(poison) => Verdict::Unusable(&poison.error),
+                Decision::Ignore(why) => Verdict::Ignored(why),
+            };
+            (e, verdict)
+        })
+    }
+
+    /// Which quests want the event; or, if none, why not, the nearest misses first.
+    fn told(&self) -> String {
+        if let Some((partition, offset)) = self.repeat_of {
+            return format!(
+                "ignored: a repeat of {}/{partition}@{offset}, which has its eventId and counts once",
+                Topic::GameEvents
+            );
+        }
+        let (mut wanting, mut unusable, mut misses) = (Vec::new(), Vec::new(), Vec::new());
+        for (e, verdict) in self.verdicts() {
+            let quest = &e.quest_id;
+            match verdict {
+                Verdict::Wanted => wanting.push(quest.to_string()),
+                Verdict::Unusable(why) => unusable.push(format!("not usable for {quest}: {why}")),
+                Verdict::Completed => misses.push((0, format!("completed already ({quest})"))),
+                Verdict::Ignored(why) => misses.push((farness(why), format!("{why} ({quest})"))),
+            }
+        }
+        let mut parts = Vec::new();
+        if !wanting.is_empty() {
+            parts.push(format!("wanted by {}", listed(&wanting, ", ")));
+        }
+        if !unusable.is_empty() {
+            parts.push(listed(&unusable, "; "));
+        }
+        if !parts.is_empty() {
+            return parts.join("; ");
+        }
+        if misses.is_empty() {
+            return "ignored: the game has no active quest".to_owned();
+        }
+        misses.sort_by_key(|(farness, _)| *farness);
+        let misses: Vec<String> = misses.into_iter().map(|(_, text)| text).collect();
+        format!("ignored: {}", listed(&misses, "; "))
+    }
+
+    fn json(&self) -> Value {
+        self.verdicts()
+            .map(|(e, verdict)| {
+                let (outcome, reason) = match verdict {
+                    Verdict::Wanted => ("wanted", None),
+                    Verdict::Completed => ("completed", None),
+                    Verdict::Unusable(why) => ("unusable", Some(why.to_owned())),
+                    Verdict::Ignored(why) => ("ignored", Some(why.to_string())),
+                };
+                json!({
+                    "questId": e.quest_id,
+                    "version": e.version,
+                    "outcome": outcome,
+                    "reason": reason,
+                })
+            })
+            .collect()
+    }
 }
 
 impl Seen {
@@ -95,10 +192,13 @@ impl Seen {
         });
         match &self.thing {
             Thing::Event {
-                verdicts: Verdicts::Known(explained),
+                verdicts: Verdicts::Known(known),
                 ..
             } => {
-                object["quests"] = explained.iter().map(verdict).collect();
+                object["quests"] = known.json();
+                if let Some((partition, offset)) = known.repeat_of {
+                    object["repeatOf"] = json!({"partition": partition, "offset": offset});
+                }
             }
             Thing::Event {
                 verdicts: Verdicts::Unknown(why),
@@ -119,7 +219,7 @@ impl Thing {
         Ok(match topic {
             Topic::GameEvents => Self::Event {
                 event: Box::new(GameEvent::from_json(value).map_err(|e| e.to_string())?),
-                verdicts: Verdicts::Known(Vec::new()),
+                verdicts: Verdicts::Known(Known::default()),
             },
             Topic::UiUpdates => Self::Progress(from(value)?),
             Topic::RewardStatus => Self::Reward(from(value)?),
@@ -146,7 +246,7 @@ impl Thing {
                     .as_ref()
                     .map_or_else(String::new, |name| format!(" {name}"));
                 let what = match verdicts {
-                    Verdicts::Known(explained) => outcome(explained),
+                    Verdicts::Known(known) => known.told(),
                     Verdicts::Unknown(why) => format!("({why})"),
                 };
                 format!("event {}{name} {what}", event.event_type)
@@ -161,52 +261,10 @@ impl Thing {
             Self::Reward(change) => {
                 format!("reward {} {}", change.grant_id, change.status.as_str())
             }
-            Self::DeadLetter(letter) => {
-                let definition = letter
-                    .definition
-                    .as_ref()
-                    .map_or_else(String::new, |definition| format!(" for {definition}"));
-                format!(
-                    "dead letter {}/{}@{} {}{definition}: {}: {}",
-                    letter.topic,
-                    letter.partition,
-                    letter.offset,
-                    letter.service,
-                    letter.code,
-                    letter.error
-                )
-            }
+            Self::DeadLetter(letter) => format!("dead letter {}", dead_letters::told(letter)),
             Self::Unreadable { topic, why } => format!("unreadable record of {topic}: {why}"),
         }
     }
-}
-
-/// Which quests an event counts for; or, if none, why not, the nearest misses first.
-fn outcome(explained: &[Explained]) -> String {
-    let counting: Vec<String> = explained
-        .iter()
-        .filter_map(|e| match &e.decision {
-            Decision::Count(_) => Some(e.quest_id.to_string()),
-            Decision::Unusable(poison) => Some(format!("{} ({})", e.quest_id, poison.error)),
-            Decision::Ignore(_) => None,
-        })
-        .collect();
-    if !counting.is_empty() {
-        return format!("counts for {}", listed(&counting, ", "));
-    }
-    let mut misses: Vec<(u8, String)> = explained
-        .iter()
-        .filter_map(|e| match &e.decision {
-            Decision::Ignore(why) => Some((farness(why), format!("{why} ({})", e.quest_id))),
-            Decision::Count(_) | Decision::Unusable(_) => None,
-        })
-        .collect();
-    if misses.is_empty() {
-        return "ignored: the game has no active quest".to_owned();
-    }
-    misses.sort_by_key(|(farness, _)| *farness);
-    let misses: Vec<String> = misses.into_iter().map(|(_, text)| text).collect();
-    format!("ignored: {}", listed(&misses, "; "))
 }
 
 /// How little a quest has to do with an event that it ignores.
@@ -228,20 +286,6 @@ fn listed(texts: &[String], separator: &str) -> String {
     }
 }
 
-fn verdict(explained: &Explained) -> Value {
-    let (outcome, reason) = match &explained.decision {
-        Decision::Count(_) => ("counts", None),
-        Decision::Ignore(why) => ("ignored", Some(why.to_string())),
-        Decision::Unusable(poison) => ("unusable", Some(poison.error.clone())),
-    };
-    json!({
-        "questId": explained.quest_id,
-        "version": explained.version,
-        "outcome": outcome,
-        "reason": reason,
-    })
-}
-
 #[cfg(test)]
 impl Seen {
     /// Something of that game and player.
@@ -261,7 +305,7 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use bm_contracts::{GameId, QuestId, StudioId};
+    use bm_contracts::{GameId, StudioId};
     use bm_domain::definition::parse_file;
     use bm_domain::quest::{EventFacts, QuestRules, QuestStatus, StoredQuest};
     use serde_json::value::RawValue;
@@ -282,7 +326,10 @@ mod tests {
     }
 
     fn rules() -> QuestRules {
-        let text = starter::definitions("acme", "g", "G");
+        rules_of(&starter::definitions("acme", "g", "G"))
+    }
+
+    fn rules_of(text: &str) -> QuestRules {
         let file = parse_file(text.as_bytes()).unwrap();
         QuestRules::build(
             1,
@@ -290,7 +337,7 @@ mod tests {
                 id: Uuid::nil(),
                 studio_id: StudioId::new("acme").unwrap(),
                 game_id: GameId::new("g").unwrap(),
-                quest_id: QuestId::new("forest-hunter").unwrap(),
+                quest_id: quest.quest_id.clone(),
                 version: 1,
                 config_seq: 1,
                 status: QuestStatus::Active,
@@ -301,15 +348,29 @@ mod tests {
     }
 
     fn seen_event(kind: &str, map: &str) -> Seen {
+        seen_with(&rules(), kind, &format!(r#"{{"map":"{map}"}}"#), |_| {})
+    }
+
+    fn seen_with(
+        rules: &QuestRules,
+        kind: &str,
+        metadata: &str,
+        change: impl FnOnce(&mut Known),
+    ) -> Seen {
         let value = format!(
-            r#"{{"eventType":"{kind}","userId":"p","gameId":"g","timestamp":"2026-01-02T03:04:05Z","eventId":"e","studioId":"acme","studioTier":"pro","partitionKey":"g:p","metadata":{{"map":"{map}"}}}}"#
+            r#"{{"eventType":"{kind}","userId":"p","gameId":"g","timestamp":"2026-01-02T03:04:05Z","eventId":"e","studioId":"acme","studioTier":"pro","partitionKey":"g:p","metadata":{metadata}}}"#
         );
         let mut seen = Seen::read(Topic::GameEvents, &record("g:p", &value));
         let Thing::Event { event, verdicts } = &mut seen.thing else {
             panic!("{}", seen.line());
         };
-        let facts = EventFacts::new((**event).clone(), Timestamp::clamped(0)).unwrap();
-        *verdicts = Verdicts::Known(rules().explain(&facts, 1));
+        let facts = EventFacts::new((**event).clone(), Timestamp::clamped(0));
+        let mut known = Known {
+            explained: rules.explain(&facts, 1),
+            ..Known::default()
+        };
+        change(&mut known);
+        *verdicts = Verdicts::Known(known);
         seen
     }
 
@@ -328,16 +389,61 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_counts_says_for_what() {
+    fn an_event_that_is_wanted_says_by_what() {
         let seen = seen_event("enemy_killed", "forest");
         assert_eq!(
             seen.line(),
-            "03:04:05.678 g p event enemy_killed counts for forest-hunter"
+            "03:04:05.678 g p event enemy_killed wanted by forest-hunter"
         );
         let json = seen.json();
         assert_eq!(json["kind"], "event");
-        assert_eq!(json["quests"][0]["outcome"], "counts");
+        assert_eq!(json["quests"][0]["outcome"], "wanted");
         assert_eq!(json["message"]["metadata"]["map"], "forest");
+    }
+
+    #[test]
+    fn a_quest_that_is_completed_and_an_event_that_repeats_another_count_no_more() {
+        let forest = r#"{"map":"forest"}"#;
+        let seen = seen_with(&rules(), "enemy_killed", forest, |known| {
+            known.completed = known.explained.iter().map(|e| e.quest).collect();
+        });
+        assert!(
+            seen.line()
+                .ends_with("enemy_killed ignored: completed already (forest-hunter)"),
+            "{}",
+            seen.line()
+        );
+        assert_eq!(seen.json()["quests"][0]["outcome"], "completed");
+        let seen = seen_with(&rules(), "enemy_killed", forest, |known| {
+            known.repeat_of = Some((3, 42));
+        });
+        assert!(
+            seen.line()
+                .contains("enemy_killed ignored: a repeat of game.events/3@42"),
+            "{}",
+            seen.line()
+        );
+        assert_eq!(seen.json()["repeatOf"]["offset"], 42);
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_used_is_not_said_to_count() {
+        let mut file: Value =
+            serde_json::from_str(&starter::definitions("acme", "g", "G")).unwrap();
+        file["quests"][0]["conditions"] = json!({
+            "eventType": "enemy_killed", "progressType": "accumulate", "valueField": "damage",
+            "target": 5,
+        });
+        let rules = rules_of(&file.to_string());
+        let seen = seen_with(&rules, "enemy_killed", r#"{"damage":-1}"#, |_| {});
+        assert!(
+            seen.line().ends_with(
+                "enemy_killed not usable for forest-hunter: metadata.damage must not be negative"
+            ),
+            "{}",
+            seen.line()
+        );
+        assert_eq!(seen.json()["quests"][0]["outcome"], "unusable");
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Bench {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) ok: bool,
+    pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
 }
@@ -96,6 +97,7 @@ impl Ran {
         } = ended.expect("the command ends").unwrap();
         Self {
             ok: status.success(),
+            code: status.code(),
             out: String::from_utf8(stdout).unwrap(),
             err: String::from_utf8(stderr).unwrap(),
         }

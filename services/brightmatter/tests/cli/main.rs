@@ -9,6 +9,7 @@
 mod bench;
 mod definitions;
 mod dev;
+mod docs;
 mod doctor;
 mod log;
 mod settings;

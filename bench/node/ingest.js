@@ -1,0 +1,28 @@
+// A straightforward ingest service: parse, produce with acks=all, answer.
+// node ingest.js PORT BROKERS TOPIC
+import { createServer } from 'node:http';
+import { Kafka, logLevel } from 'kafkajs';
+
+const [port, brokers, topic] = process.argv.slice(2);
+const kafka = new Kafka({ brokers: brokers.split(','), logLevel: logLevel.ERROR });
+const producer = kafka.producer({ idempotent: true, maxInFlightRequests: 5 });
+await producer.connect();
+
+createServer((request, response) => {
+  if (request.method === 'GET') return response.end('ok');
+  const chunks = [];
+  request.on('data', (chunk) => chunks.push(chunk));
+  request.on('end', async () => {
+    const body = Buffer.concat(chunks);
+    try {
+      const event = JSON.parse(body);
+      await producer.send({ topic, acks: -1, messages: [{ key: `${event.gameId}:${event.userId}`, value: body }] });
+      const answer = JSON.stringify({ status: 'accepted' });
+      response.writeHead(200, { 'content-type': 'application/json', 'content-length': answer.length });
+      response.end(answer);
+    } catch (error) {
+      response.writeHead(503, { 'content-length': 0 });
+      response.end();
+    }
+  });
+}).listen(Number(port), '127.0.0.1');

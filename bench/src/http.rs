@@ -1,0 +1,175 @@
+//! A closed loop over HTTP, lean enough to leave the machine to the server: requests rendered
+//! beforehand, answers read only for their status and length.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Stands in a body where an id is put that no other request has; as long as the id.
+pub(crate) const ID: &str = "@@@@@@@@@@@@@@@@@@@@@@@@";
+
+/// Rates are counted from here on: connections and caches are warm.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// A request, the same for all but for its id.
+#[derive(Debug, Clone)]
+pub(crate) struct Shot {
+    bytes: Vec<u8>,
+    id_at: Option<usize>,
+}
+
+impl Shot {
+    /// `POST path` with these headers and body.
+    pub(crate) fn post(path: &str, headers: &[(&str, &str)], body: &str) -> Self {
+        let headers: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let headers = headers.concat();
+        let length = body.len();
+        let text = format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        );
+        Self {
+            id_at: text.find(ID),
+            bytes: text.into_bytes(),
+        }
+    }
+
+    fn name(&mut self, id: u128) {
+        if let Some(at) = self.id_at {
+            let id = format!("{id:0width$x}", width = ID.len());
+            self.bytes[at..at + ID.len()].copy_from_slice(id.as_bytes());
+        }
+    }
+}
+
+/// What a closed loop came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    /// Answers 200 a second.
+    pub(crate) per_second: f64,
+    /// Answers of another kind in all.
+    pub(crate) refused: u64,
+}
+
+/// Keeps `connections` busy for `seconds` after a warm-up; each goes through the shots in turn.
+/// On a thread and a runtime of its own.
+pub(crate) fn hammer(
+    address: SocketAddr,
+    connections: usize,
+    seconds: f64,
+    shots: &[Shot],
+) -> Rate {
+    let shots = shots.to_vec();
+    let loops = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can be made");
+        runtime.block_on(run(address, connections, seconds, shots))
+    };
+    std::thread::spawn(loops)
+        .join()
+        .expect("the loop does not panic")
+}
+
+async fn run(address: SocketAddr, connections: usize, seconds: f64, shots: Vec<Shot>) -> Rate {
+    let begin = Instant::now() + WARM_UP;
+    let end = begin + Duration::from_secs_f64(seconds);
+    let mut tasks = JoinSet::new();
+    for connection in 0..connections {
+        let mut shots = shots.clone();
+        // Others begin elsewhere, so that not all send the same at once.
+        let turn = connection % shots.len().max(1);
+        shots.rotate_left(turn);
+        tasks.spawn(keep_busy(address, shots, begin, end));
+    }
+    let (mut good, mut refused) = (0, 0);
+    while let Some(done) = tasks.join_next().await {
+        let (ok, other) = done.expect("a connection's loop does not panic");
+        good += ok;
+        refused += other;
+    }
+    Rate {
+        per_second: good as f64 / seconds,
+        refused,
+    }
+}
+
+async fn keep_busy(
+    address: SocketAddr,
+    mut shots: Vec<Shot>,
+    begin: Instant,
+    end: Instant,
+) -> (u64, u64) {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the server listens");
+    stream.set_nodelay(true).expect("a socket of TCP");
+    let mut next_id: u128 = rand::random::<u64>().into();
+    next_id <<= 32;
+    let (mut good, mut refused) = (0, 0);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        for shot in &mut shots {
+            next_id += 1;
+            shot.name(next_id);
+            stream
+                .write_all(&shot.bytes)
+                .await
+                .expect("the server reads");
+            let ok = answer(&mut stream, &mut buffer).await;
+            let now = Instant::now();
+            if now >= end {
+                return (good, refused);
+            }
+            if !ok {
+                refused += 1;
+            } else if now >= begin {
+                good += 1;
+            }
+        }
+    }
+}
+
+/// Reads one whole answer; whether it is a 200.
+async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> bool {
+    let mut filled = 0;
+    let head = loop {
+        let read = stream
+            .read(&mut buffer[filled..])
+            .await
+            .expect("the server answers");
+        assert!(read > 0, "the server hung up");
+        filled += read;
+        if let Some(at) = find(&buffer[..filled], b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    let length = content_length(&buffer[..head]);
+    while filled < head + length {
+        let read = stream
+            .read(&mut buffer[filled..])
+            .await
+            .expect("the server answers");
+        assert!(read > 0, "the server hung up");
+        filled += read;
+    }
+    buffer[..filled].starts_with(b"HTTP/1.1 200")
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn content_length(head: &[u8]) -> usize {
+    head.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok()?.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .expect("an answer says its length")
+}

@@ -1,0 +1,73 @@
+//! `make bench`: how fast it is beside the least that could do the same work on this machine.
+//!
+//! Figures are ratios of medians of interleaved runs, so that a noisy machine is noisy for both
+//! sides. The raw side has the same build profile, broker, database and durability.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking, and tells on standard output"
+)]
+
+mod figures;
+mod http;
+mod ingest;
+mod latency;
+mod pipeline;
+mod stage;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use figures::Figures;
+
+/// Measures, prints a table and writes target/bench.json.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Only these: ingest, batches, pipeline, latency.
+    only: Vec<String>,
+    /// Interleaved runs of each side.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of a run.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Seconds of the run at 1,000 events a second.
+    #[arg(long, default_value_t = 60.0)]
+    steady: f64,
+    /// Leave the Node services out: they need npm.
+    #[arg(long)]
+    without_node: bool,
+    /// Where the figures are written, as JSON.
+    #[arg(long, default_value = "target/bench.json")]
+    out: PathBuf,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let options = Options::parse();
+    let mut figures = Figures::default();
+    if options.wants("ingest") {
+        ingest::single(&options, &mut figures).await;
+    }
+    if options.wants("batches") {
+        ingest::batches(&options, &mut figures).await;
+    }
+    if options.wants("pipeline") {
+        pipeline::run(&options, &mut figures).await;
+    }
+    if options.wants("latency") {
+        latency::run(&options, &mut figures).await;
+    }
+    println!("\n{figures}");
+    figures
+        .write(&options.out)
+        .expect("the figures can be written");
+}
