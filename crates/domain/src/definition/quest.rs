@@ -56,7 +56,8 @@ const QUEST_NOT_YET: [&str; 9] = [
     "trust",
     "version",
 ];
-const CONDITION_FIELDS: [&str; 8] = [
+/// What conditions may say, in a file and as stored.
+pub(super) const CONDITION_FIELDS: [&str; 8] = [
     "eventType",
     "eventName",
     "filters",

@@ -9,6 +9,7 @@ use bm_contracts::{EventType, GameId, IdError, QuestId, Timestamp};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::quest::CONDITION_FIELDS;
 use super::{Conditions, ProgressType, QuestDefinition, Scalar};
 use crate::amount::Amount;
 use crate::path::MetadataPath;
@@ -25,16 +26,6 @@ const QUEST_FIELDS: [&str; 9] = [
     "startDate",
     "endDate",
     "status",
-];
-const CONDITION_FIELDS: [&str; 8] = [
-    "eventType",
-    "eventName",
-    "filters",
-    "when",
-    "progressType",
-    "target",
-    "valueField",
-    "uniqueField",
 ];
 
 /// Reads a quest, or says what is in the way: a field of a newer version above all, which must not
