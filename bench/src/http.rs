@@ -48,12 +48,12 @@ impl Shot {
 }
 
 /// What a closed loop came to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rate {
     /// Answers 200 a second.
     pub(crate) per_second: f64,
-    /// Answers of another kind in all.
-    pub(crate) refused: u64,
+    /// The first answer of another kind.
+    pub(crate) refused: Option<String>,
 }
 
 /// Keeps `connections` busy for `seconds` after a warm-up; each goes through the shots in turn.
@@ -88,11 +88,11 @@ async fn run(address: SocketAddr, connections: usize, seconds: f64, shots: Vec<S
         shots.rotate_left(turn);
         tasks.spawn(keep_busy(address, shots, begin, end));
     }
-    let (mut good, mut refused) = (0, 0);
+    let (mut good, mut refused) = (0, None);
     while let Some(done) = tasks.join_next().await {
         let (ok, other) = done.expect("a connection's loop does not panic");
         good += ok;
-        refused += other;
+        refused = refused.or(other);
     }
     Rate {
         per_second: good as f64 / seconds,
@@ -105,14 +105,14 @@ async fn keep_busy(
     mut shots: Vec<Shot>,
     begin: Instant,
     end: Instant,
-) -> (u64, u64) {
+) -> (u64, Option<String>) {
     let mut stream = TcpStream::connect(address)
         .await
         .expect("the server listens");
     stream.set_nodelay(true).expect("a socket of TCP");
     let mut next_id: u128 = rand::random::<u64>().into();
     next_id <<= 32;
-    let (mut good, mut refused) = (0, 0);
+    let (mut good, mut refused) = (0, None);
     let mut buffer = vec![0; 64 * 1024];
     loop {
         for shot in &mut shots {
@@ -127,17 +127,17 @@ async fn keep_busy(
             if now >= end {
                 return (good, refused);
             }
-            if !ok {
-                refused += 1;
-            } else if now >= begin {
-                good += 1;
+            match ok {
+                Err(answer) => refused = refused.or(Some(answer)),
+                Ok(()) if now >= begin => good += 1,
+                Ok(()) => {}
             }
         }
     }
 }
 
-/// Reads one whole answer; whether it is a 200.
-async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> bool {
+/// Reads one whole answer; what it says if it is no 200.
+async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), String> {
     let mut filled = 0;
     let head = loop {
         let read = stream
@@ -159,7 +159,11 @@ async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> bool {
         assert!(read > 0, "the server hung up");
         filled += read;
     }
-    buffer[..filled].starts_with(b"HTTP/1.1 200")
+    if buffer[..filled].starts_with(b"HTTP/1.1 200") {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&buffer[..filled]).into_owned())
+    }
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {

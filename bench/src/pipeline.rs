@@ -77,7 +77,7 @@ async fn fill(stage: &Stage) -> i64 {
     let topic = bm_contracts::Topic::GameEvents;
     loop {
         let rate = hammer(address, 8, 1.0, &requests);
-        assert_eq!(rate.refused, 0, "the gateway refused batches");
+        assert_eq!(rate.refused, None, "the gateway refused batches");
         let records = stage.records(topic).await;
         if records >= BACKLOG {
             return records;
