@@ -64,7 +64,7 @@ pub(crate) struct LoadArgs {
     unnamed: bool,
     /// JSON file of the kinds of events:
     /// {"events": [{"weight", "eventType", "eventName", "metadata": {"damage": {"$int": [1, 6]}}}]};
-    /// {"$decimal": [0, 10, 2]} and {"$choice": ["a", "b"]} are drawn anew for each event too.
+    /// {"$decimal": [lowest, highest, digits]} and {"$choice": [values]} are drawn anew for each event too.
     #[arg(long)]
     mix: Option<PathBuf>,
     /// Requests that may wait for their answer at once.
