@@ -12,8 +12,9 @@ use bm_tests::{Fleet, Form, Service};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// How long a studio hammers at the gateways.
-const HAMMERED: Duration = Duration::from_secs(5);
+/// How long a studio hammers at the gateways: for their first 3 seconds they keep to their shares, and
+/// what is left of a share is admitted after that.
+const HAMMERED: Duration = Duration::from_secs(10);
 /// Clients of each gateway.
 const CLIENTS: usize = 3;
 /// What a studio with a small limit may send in any 60 seconds.

@@ -249,3 +249,44 @@ async fn a_database_that_remembers_another_log_is_told_in_plain_words_and_at_onc
         ran.err
     );
 }
+
+#[tokio::test]
+async fn a_load_says_how_its_events_were_answered() {
+    let bench = Bench::new().await;
+    let (child, _) = start(&bench).await;
+    let env = bench.path(".dev/env");
+    let told = shell(&format!(
+        ". {}; printf '%s %s' \"$BM_GATEWAY_URL\" \"$BM_DEMO_CLIENT_KEY\"",
+        env.display()
+    ))
+    .await;
+    let (url, key) = told.split_once(' ').unwrap();
+    let load = [
+        "load",
+        "--url",
+        url,
+        "--key",
+        key,
+        "--game",
+        "demo-game",
+        "--json",
+        "--follow",
+        "--rate",
+        "50",
+        "--duration",
+        "2",
+        "--players",
+        "100000",
+    ];
+    let ran = bench.run(&load).await;
+    assert!(ran.ok, "{ran:?}");
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["answers"], json!({"accepted": 100}), "{report}");
+    assert_eq!(report["latencyMs"]["count"], 100, "{report}");
+
+    let mut stranger = load;
+    stranger[4] = "nobodys-key";
+    let ran = bench.run(&stranger).await;
+    assert!(ran.out.contains("401 invalid_api_key"), "{ran:?}");
+    interrupt(child).await;
+}
