@@ -1,6 +1,8 @@
 //! Reads whole topics, for tools: from the beginning, from the end, or the last few of each partition.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bm_contracts::{Topic, TopicNames};
 use bm_engine::Record;
@@ -16,27 +18,33 @@ use crate::convert;
 use crate::error::KafkaError;
 use crate::observer::Observer;
 
-/// How long a broker may take to answer a question about a partition.
-const ASK: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a broker may take to answer a question about a partition; and a partition to get a leader,
+/// which one of a topic just made, or of a broker just gone, is without for a moment.
+const ASK: Duration = Duration::from_secs(10);
+/// Between two questions to a partition that has no leader yet.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
     /// With the first record there is.
     Beginning,
-    /// With the first record that comes.
+    /// With the first record that comes after the reader is made.
     End,
     /// So many records before the end of each partition.
     OffsetsAgo(u32),
 }
 
 impl From {
-    fn offset(self) -> Offset {
-        match self {
-            Self::Beginning => Offset::Beginning,
-            Self::End | Self::OffsetsAgo(0) => Offset::End,
-            Self::OffsetsAgo(records) => Offset::OffsetTail(i64::from(records)),
-        }
+    /// Where that is in a partition that holds `low..high`. An offset, not "the end": the client finds
+    /// out where an end is only when it first fetches, and would pass over what came until then.
+    fn offset(self, (low, high): (i64, i64)) -> Offset {
+        let ago = match self {
+            Self::Beginning => high - low,
+            Self::End => 0,
+            Self::OffsetsAgo(records) => i64::from(records),
+        };
+        Offset::Offset((high - ago).max(low))
     }
 }
 
@@ -63,6 +71,7 @@ impl LogReader {
         let counts = TopicAdmin::connect(config)?
             .partition_counts(topics)
             .await?;
+        let mut reader = Reader::new(config)?;
         let mut list = TopicPartitionList::new();
         for &topic in topics {
             let name = config.names.full(topic);
@@ -70,12 +79,14 @@ impl LogReader {
                 return Err(KafkaError::UnknownTopic(name));
             };
             for partition in 0..count {
-                list.add_partition_offset(&name, partition, from.offset())
+                let offset = from.offset(reader.watermarks(&name, partition).await?);
+                list.add_partition_offset(&name, partition, offset)
                     .map_err(|error| KafkaError::refused("assigning a partition", &error))?;
             }
         }
+        reader.assign(&list)?;
         Ok(Self {
-            reader: Reader::new(config, &list)?,
+            reader,
             names: config.names.clone(),
         })
     }
@@ -89,7 +100,7 @@ impl LogReader {
         let Some(&count) = counts.get(&topic) else {
             return Err(KafkaError::UnknownTopic(name));
         };
-        let mut reader = Reader::new(config, &TopicPartitionList::new())?;
+        let mut reader = Reader::new(config)?;
         let mut open = BTreeMap::new();
         for partition in 0..count {
             let (low, high) = reader.watermarks(&name, partition).await?;
@@ -152,11 +163,12 @@ enum Read {
 }
 
 struct Reader {
-    consumer: Option<std::sync::Arc<StreamConsumer<Observer>>>,
+    consumer: Option<Arc<StreamConsumer<Observer>>>,
 }
 
 impl Reader {
-    fn new(config: &KafkaConfig, list: &TopicPartitionList) -> Result<Self, KafkaError> {
+    /// Reads nothing before it is assigned something.
+    fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let consumer: StreamConsumer<Observer> = config
             .client()
             // Demanded by the library; no group is joined and nothing is committed under it.
@@ -169,16 +181,12 @@ impl Reader {
             .set("queued.max.messages.kbytes", "16384")
             .create_with_context(Observer::new("log reader"))
             .map_err(|error| KafkaError::client(&error))?;
-        let mut reader = Self {
-            consumer: Some(std::sync::Arc::new(consumer)),
-        };
-        if list.count() > 0 {
-            reader.assign(list)?;
-        }
-        Ok(reader)
+        Ok(Self {
+            consumer: Some(Arc::new(consumer)),
+        })
     }
 
-    fn consumer(&self) -> Result<std::sync::Arc<StreamConsumer<Observer>>, KafkaError> {
+    fn consumer(&self) -> Result<Arc<StreamConsumer<Observer>>, KafkaError> {
         self.consumer.clone().ok_or(KafkaError::Stopped)
     }
 
@@ -188,12 +196,24 @@ impl Reader {
             .map_err(|error| KafkaError::refused("assigning partitions", &error))
     }
 
+    /// First offset the partition holds, and the one its next record will get.
     async fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
-        let consumer = self.consumer()?;
-        let topic = topic.to_owned();
-        blocking(move || consumer.fetch_watermarks(&topic, partition, ASK))
-            .await?
-            .map_err(|error| KafkaError::refused("reading watermarks", &error))
+        let deadline = Instant::now() + ASK;
+        loop {
+            let (consumer, topic) = (self.consumer()?, topic.to_owned());
+            let answer =
+                blocking(move || consumer.fetch_watermarks(&topic, partition, ASK)).await?;
+            match answer {
+                Err(error) if passes(&error) && Instant::now() < deadline => {
+                    tracing::debug!(error = %error, partition, "a partition cannot be asked yet; asking again");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                answer => {
+                    return answer
+                        .map_err(|error| KafkaError::refused("reading watermarks", &error));
+                }
+            }
+        }
     }
 
     async fn next(&mut self) -> Result<Read, KafkaError> {

@@ -2,24 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use bm_bootstrap::Context;
 use bm_contracts::messages::DeadLetter;
 use bm_contracts::{GameId, Timestamp, Topic};
-use bm_kafka::{KafkaConfig, KafkaError, LogReader, Snapshot};
+use bm_kafka::LogReader;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::error::CliError;
 use crate::output::{self, plain};
 use crate::repeats::Repeats;
 use crate::topics;
-
-/// How long a topic may take to have leaders; a fresh one, or one whose broker has just gone.
-const SETTLE: Duration = Duration::from_secs(10);
-/// Between two tries.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A dead letter with the key of the record it is about.
 #[derive(Debug, Clone, Serialize)]
@@ -52,7 +45,7 @@ pub(crate) async fn list(
     json: bool,
 ) -> Result<ExitCode, CliError> {
     let config = topics::config(ctx)?;
-    let mut snapshot = snapshot(&config).await?;
+    let mut snapshot = LogReader::snapshot(&config, Topic::DeadLetter).await?;
     let mut newest = Newest {
         limit,
         kept: BTreeMap::new(),
@@ -90,23 +83,6 @@ pub(crate) async fn list(
         tracing::warn!(records = unreadable, "records of dead.letter that are none");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// All of the topic up to now. A partition may be without a leader for a moment, and the broker then
-/// refuses to say where it ends: that is asked again.
-async fn snapshot(config: &KafkaConfig) -> Result<Snapshot, CliError> {
-    let deadline = Instant::now() + SETTLE;
-    loop {
-        match LogReader::snapshot(config, Topic::DeadLetter).await {
-            Ok(snapshot) => return Ok(snapshot),
-            Err(KafkaError::UnknownTopic(name)) => return Err(CliError::NoTopic(name)),
-            Err(error @ KafkaError::Refused { .. }) if Instant::now() < deadline => {
-                tracing::debug!(error = %error, "the topic cannot be read yet; asking again");
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            Err(error) => return Err(CliError::Kafka(error)),
-        }
-    }
 }
 
 /// The game of a key `gameId:userId` or `gameId:!kind:id`.

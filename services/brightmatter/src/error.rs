@@ -27,7 +27,7 @@ pub enum CliError {
     },
     /// The broker cannot be used.
     #[error(transparent)]
-    Kafka(#[from] bm_kafka::KafkaError),
+    Kafka(bm_kafka::KafkaError),
     /// A topic is missing.
     #[error("topic {0} does not exist: run `brightmatter topics`")]
     NoTopic(String),
@@ -110,6 +110,15 @@ pub enum CliError {
 fn lines(faults: &[String]) -> String {
     let lines: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
     lines.join("\n")
+}
+
+impl From<bm_kafka::KafkaError> for CliError {
+    fn from(error: bm_kafka::KafkaError) -> Self {
+        match error {
+            bm_kafka::KafkaError::UnknownTopic(name) => Self::NoTopic(name),
+            error => Self::Kafka(error),
+        }
+    }
 }
 
 impl CliError {

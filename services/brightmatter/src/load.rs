@@ -173,11 +173,7 @@ fn bar(requests: u64) -> ProgressBar {
 /// Runs the load while `ui.updates` is read.
 async fn follow(ctx: &Context, load: Load, tracker: &Arc<Tracker>) -> Result<Report, CliError> {
     let config = topics::config(ctx)?;
-    let reader = LogReader::from(&config, &[Topic::UiUpdates], From::End).await;
-    let mut reader = reader.map_err(|error| match error {
-        KafkaError::UnknownTopic(name) => CliError::NoTopic(name),
-        error => CliError::Kafka(error),
-    })?;
+    let mut reader = LogReader::from(&config, &[Topic::UiUpdates], From::End).await?;
     let reading = {
         let tracker = Arc::clone(tracker);
         async move {
@@ -204,7 +200,7 @@ async fn follow(ctx: &Context, load: Load, tracker: &Arc<Tracker>) -> Result<Rep
         failed = reading => {
             let failed: Result<std::convert::Infallible, KafkaError> = failed;
             let Err(error) = failed;
-            return Err(CliError::Kafka(error));
+            return Err(error.into());
         }
     };
     report.follow_ms = Some(tracker.latency().figures());

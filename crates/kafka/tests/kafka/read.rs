@@ -62,6 +62,36 @@ async fn a_snapshot_ends_with_what_was_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_from_the_end_misses_nothing_that_comes_after_it_is_made() {
+    const PARTITIONS: i32 = 10;
+    let plan = TopicPlan::of(Topic::UiUpdates).partitions(PARTITIONS);
+    let topics = TestTopics::create([plan]).await;
+    let put = async |partition, value: &'static [u8]| {
+        topics
+            .produce("ui.updates", partition, None, Some(value), &[])
+            .await
+    };
+    for partition in 0..PARTITIONS {
+        put(partition, b"before").await;
+    }
+    let config = config(&topics);
+    let reader = LogReader::from(&config, &[Topic::UiUpdates], From::End);
+    let mut reader = soon("a reader", reader).await.unwrap();
+    for partition in 0..PARTITIONS {
+        put(partition, b"after").await;
+    }
+    let mut read = Vec::new();
+    for _ in 0..PARTITIONS {
+        let (_, record) = soon("a record", reader.next()).await.unwrap();
+        assert_eq!(record.value, &b"after"[..]);
+        read.push(record.partition);
+    }
+    read.sort_unstable();
+    assert_eq!(read, (0..PARTITIONS).collect::<Vec<_>>());
+    topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_begins_where_it_is_told() {
     let topics = TestTopics::create([
         TopicPlan::of(Topic::UiUpdates).partitions(1),

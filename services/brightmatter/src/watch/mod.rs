@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use bm_bootstrap::Context;
 use bm_contracts::{GameId, Topic, UserId};
+use bm_kafka::LogReader;
 use bm_kafka::log_reader::From;
-use bm_kafka::{KafkaError, LogReader};
 
 use crate::error::CliError;
 use crate::repeats::Repeats;
@@ -50,11 +50,7 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, CliError> {
     let config = topics::config(ctx)?;
     let mut reasons = Reasons::new(migrate::checked(ctx).await?);
-    let reader = LogReader::from(&config, &TOPICS, From::End).await;
-    let mut reader = reader.map_err(|error| match error {
-        KafkaError::UnknownTopic(name) => CliError::NoTopic(name),
-        error => CliError::Kafka(error),
-    })?;
+    let mut reader = LogReader::from(&config, &TOPICS, From::End).await?;
     if !json {
         eprintln!("watching {} (Ctrl-C ends it)", config.brokers);
     }

@@ -251,7 +251,7 @@ async fn a_database_that_remembers_another_log_is_told_in_plain_words_and_at_onc
 }
 
 #[tokio::test]
-async fn a_load_says_how_its_events_were_answered() {
+async fn a_load_says_how_its_events_were_answered_and_when_they_had_their_effect() {
     let bench = Bench::new().await;
     let (child, _) = start(&bench).await;
     let env = bench.path(".dev/env");
@@ -283,6 +283,10 @@ async fn a_load_says_how_its_events_were_answered() {
     let report: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(report["answers"], json!({"accepted": 100}), "{report}");
     assert_eq!(report["latencyMs"]["count"], 100, "{report}");
+
+    // Nobody has three kills of so few, so each event is progress.
+    assert_eq!(report["followMs"]["count"], 100, "{report}");
+    assert_eq!(report["notSeen"], 0, "{report}");
 
     let mut stranger = load;
     stranger[4] = "nobodys-key";
