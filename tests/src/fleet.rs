@@ -1,7 +1,9 @@
 //! The separate binaries with surroundings of their own, to kill, stop and start again.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -302,15 +304,27 @@ impl Fleet {
 
     /// Waits until a series has at least this value.
     pub async fn wait_metric(&mut self, service: Service, place: usize, series: &str, least: f64) {
+        self.wait_metric_range(service, place, series, least..)
+            .await;
+    }
+
+    /// Waits until a series has a value of this range.
+    pub async fn wait_metric_range(
+        &mut self,
+        service: Service,
+        place: usize,
+        series: &str,
+        range: impl RangeBounds<f64> + Debug,
+    ) {
         let started = Instant::now();
         loop {
             let value = self.metric(service, place, series).await;
-            if value.is_some_and(|value| value >= least) {
+            if value.is_some_and(|value| range.contains(&value)) {
                 return;
             }
             assert!(
                 started.elapsed() < READY,
-                "{series} of {} {place} is {value:?}, not {least} within {READY:?}",
+                "{series} of {} {place} is {value:?}, not {range:?} within {READY:?}",
                 service.name()
             );
             tokio::time::sleep(Duration::from_millis(5)).await;

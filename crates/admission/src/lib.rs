@@ -61,7 +61,7 @@ pub fn describe_metrics() {
     );
     describe_gauge!(
         "bm_admission_fallback",
-        "1 while this gateway keeps within its own share of the limits, because Redis is or was away"
+        "1 while this gateway keeps within its own share of the limits, because Redis is or was away or the gateway has just come"
     );
     describe_gauge!(
         "bm_admission_gateways",

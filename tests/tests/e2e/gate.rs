@@ -12,9 +12,8 @@ use bm_tests::{Fleet, Form, Service};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// How long a studio hammers at the gateways: for their first 3 seconds they keep to their shares, and
-/// what is left of a share is admitted after that.
-const HAMMERED: Duration = Duration::from_secs(10);
+/// How long a studio hammers at the gateways.
+const HAMMERED: Duration = Duration::from_secs(5);
 /// Clients of each gateway.
 const CLIENTS: usize = 3;
 /// What a studio with a small limit may send in any 60 seconds.
@@ -292,6 +291,16 @@ async fn two_gateways_together_never_admit_more_than_the_limit_and_count_what_th
     fleet.start_with(Service::Gateway, &log);
     fleet.start_with(Service::Gateway, &log);
     fleet.wait_ready().await;
+    // They have heard of each other, and keep no longer to their shares, as who has just come does.
+    for gateway in 0..2 {
+        let service = Service::Gateway;
+        fleet
+            .wait_metric(service, gateway, "bm_admission_gateways", 2.0)
+            .await;
+        fleet
+            .wait_metric_range(service, gateway, "bm_admission_fallback", ..0.5)
+            .await;
+    }
 
     let started = Instant::now();
     let (requests, events) = (Arc::new(Counts::default()), Arc::new(Counts::default()));

@@ -39,7 +39,7 @@ impl Inner {
         let sent = self.clock.now();
         let (ask, incarnation) = {
             let mut ledger = self.advanced(studio, limits, sent);
-            let confined = sent < self.confined_until.load(Ordering::Acquire);
+            let confined = self.is_confined(sent);
             let ask = ledger.plan(sent, need, self.config.lease_ms, confined);
             (ask, ledger.incarnation())
         };

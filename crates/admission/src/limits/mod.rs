@@ -23,7 +23,8 @@
 //! which is lost with the data and changes with the server; when it has changed, leases are void,
 //! states of before begin anew, and each gateway books its own count of the last 60 seconds anew before
 //! it asks for more. For 3 seconds after that, and after an outage, until every gateway has done so, a
-//! gateway keeps within its share as well. Until all have (a second at most, and the life of what was
+//! gateway keeps within its share as well, and so does one that has just come, which cannot know what was
+//! before; a studio's state that is made in that time begins with that share's tokens. Until all have (a second at most, and the life of what was
 //! leased in it), a gateway that admitted nothing before may admit its share's burst on top of what
 //! the others had: each is exact about its own count, and that is what a flush leaves. One gateway
 //! alone is never over, whatever Redis forgets.
