@@ -78,18 +78,63 @@ pub(crate) fn studio() -> StudioId {
     StudioId::new(unique("s")).unwrap()
 }
 
-/// What was admitted when.
-#[derive(Default)]
-pub(crate) struct Tally(pub(crate) Vec<(u64, u64, u64)>);
+/// What a studio asked of gateways, and what was admitted when.
+pub(crate) struct Traffic {
+    studio: StudioId,
+    limits: StudioLimits,
+    time: Time,
+    /// When, and how many requests and events.
+    pub(crate) admitted: Vec<(u64, u64, u64)>,
+}
 
-impl Tally {
+impl Traffic {
+    pub(crate) fn of(studio: &StudioId, limits: StudioLimits, time: &Time) -> Self {
+        Self {
+            studio: studio.clone(),
+            limits,
+            time: time.clone(),
+            admitted: Vec::new(),
+        }
+    }
+
+    /// Every limiter asks `asks` times at once, and so for `ms` in steps of `step`.
+    pub(crate) async fn drive(
+        &mut self,
+        limiters: &[Limiter],
+        (asks, events, ms, step): (usize, u32, u64, u64),
+    ) {
+        let end = self.time.now() + ms;
+        while self.time.now() < end {
+            let mut under_way = tokio::task::JoinSet::new();
+            for limiter in limiters {
+                for _ in 0..asks {
+                    let (limiter, studio) = (limiter.clone(), self.studio.clone());
+                    let limits = self.limits;
+                    let admit = async move { limiter.admit(&studio, &limits, 1, events).await };
+                    under_way.spawn(admit);
+                }
+            }
+            for admission in under_way.join_all().await {
+                if admission.request_admitted {
+                    let events = admission.admitted_events.into();
+                    self.admitted.push((self.time.now(), 1, events));
+                }
+            }
+            self.time.pass(step);
+        }
+    }
+
     pub(crate) fn within(&self, from: u64, to: u64) -> (u64, u64) {
-        let inside = self.0.iter().filter(|one| one.0 > from && one.0 <= to);
+        let inside = self
+            .admitted
+            .iter()
+            .filter(|one| one.0 > from && one.0 <= to);
         inside.fold((0, 0), |sum, one| (sum.0 + one.1, sum.1 + one.2))
     }
 
-    pub(crate) fn assert_never_over(&self, limits: &StudioLimits) {
-        for &(end, ..) in &self.0 {
+    pub(crate) fn assert_never_over(&self) {
+        let limits = &self.limits;
+        for &(end, ..) in &self.admitted {
             let (requests, events) = self.within(end - 60_000, end);
             assert!(
                 requests <= u64::from(limits.limits.requests.per_minute)
@@ -97,34 +142,6 @@ impl Tally {
                 "{requests} requests and {events} events in the 60 s before {end}"
             );
         }
-    }
-}
-
-/// Every limiter asks `asks` times at once, and so for `ms` in steps of `step`.
-pub(crate) async fn drive(
-    limiters: &[Limiter],
-    studio: &StudioId,
-    limits: StudioLimits,
-    time: &Time,
-    (asks, events, ms, step): (usize, u32, u64, u64),
-    tally: &mut Tally,
-) {
-    let end = time.now() + ms;
-    while time.now() < end {
-        let mut under_way = tokio::task::JoinSet::new();
-        for limiter in limiters {
-            for _ in 0..asks {
-                let (limiter, studio) = (limiter.clone(), studio.clone());
-                under_way.spawn(async move { limiter.admit(&studio, &limits, 1, events).await });
-            }
-        }
-        for admission in under_way.join_all().await {
-            if admission.request_admitted {
-                let events = admission.admitted_events.into();
-                tally.0.push((time.now(), 1, events));
-            }
-        }
-        time.pass(step);
     }
 }
 

@@ -7,8 +7,8 @@ use bm_admission::{Begin, Idempotency, Limiter, LimiterConfig, RedisHandle, Stea
 use bm_testkit::{Server, eventually};
 
 use crate::common::{
-    SOON, TIMEOUT, Tally, Time, begin, calls, client, connections, drive, flush_all, limits,
-    settings, stepped, stepped_among, studio,
+    SOON, TIMEOUT, Time, Traffic, begin, calls, client, connections, flush_all, limits, settings,
+    stepped, stepped_among, studio,
 };
 
 #[tokio::test]
@@ -16,27 +16,19 @@ async fn a_flush_in_mid_run_lets_no_gateway_begin_again() {
     let server = Server::redis().await;
     let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
     let limiter = stepped(&server.url(), "", &time).await;
-    let mut tally = Tally::default();
+    let mut traffic = Traffic::of(&studio, limits, &time);
     let only = std::slice::from_ref(&limiter);
     for flushes in 0..6 {
-        drive(only, &studio, limits, &time, (5, 3, 9_000, 130), &mut tally).await;
+        traffic.drive(only, (5, 3, 9_000, 130)).await;
         flush_all(&server).await;
         if flushes % 2 == 0 {
             limiter.tick().await;
         }
     }
-    drive(
-        only,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 70_000, 500),
-        &mut tally,
-    )
-    .await;
-    tally.assert_never_over(&limits);
+    traffic.drive(only, (5, 3, 70_000, 500)).await;
+    traffic.assert_never_over();
     let end = time.now();
-    let (requests, _) = tally.within(end - 60_000, end);
+    let (requests, _) = traffic.within(end - 60_000, end);
     assert!(requests >= 270, "only {requests} of 300 a minute");
 }
 
@@ -56,28 +48,20 @@ async fn a_flush_lets_in_what_is_promised_and_no_more() {
     }
     // Who has just come keeps within its share for so long.
     time.pass(3_000);
-    let mut tally = Tally::default();
+    let mut traffic = Traffic::of(&studio, limits, &time);
     // All the traffic is the first gateway's; the others' counts are untouched.
     let first = &limiters[..1];
-    drive(first, &studio, limits, &time, (5, 3, 2_000, 50), &mut tally).await;
-    let before = tally.0.len();
+    traffic.drive(first, (5, 3, 2_000, 50)).await;
+    let before = traffic.admitted.len();
     assert!(before >= 150, "{before}");
     flush_all(&server).await;
     let flushed = time.now();
     // Those come first whose counts are untouched: whoever has counted would book that at once.
     let others = &limiters[1..];
-    drive(others, &studio, limits, &time, (9, 3, 100, 100), &mut tally).await;
+    traffic.drive(others, (9, 3, 100, 100)).await;
     // A heartbeat once a second, and traffic everywhere before the first.
     for _ in 0..90 {
-        drive(
-            &limiters,
-            &studio,
-            limits,
-            &time,
-            (9, 3, 1_000, 100),
-            &mut tally,
-        )
-        .await;
+        traffic.drive(&limiters, (9, 3, 1_000, 100)).await;
         for limiter in &limiters {
             limiter.tick().await;
         }
@@ -86,8 +70,8 @@ async fn a_flush_lets_in_what_is_promised_and_no_more() {
     let share = limit / GATEWAYS as u64;
     let most = limit + share * (GATEWAYS as u64 - 1);
     let mut highest = 0;
-    for &(end, ..) in &tally.0 {
-        let (requests, _) = tally.within(end - 60_000, end);
+    for &(end, ..) in &traffic.admitted {
+        let (requests, _) = traffic.within(end - 60_000, end);
         // Once all have booked their counts, nobody gets a lease while they are over.
         let bound = if end < flushed + 1_000 + LEASE {
             most
@@ -101,7 +85,7 @@ async fn a_flush_lets_in_what_is_promised_and_no_more() {
         highest > limit,
         "the promise is weaker than need be: {highest}"
     );
-    let (requests, _) = tally.within(time.now() - 60_000, time.now());
+    let (requests, _) = traffic.within(time.now() - 60_000, time.now());
     assert!(requests >= 250, "only {requests} of {limit} a minute");
 }
 
@@ -111,31 +95,15 @@ async fn a_gateway_that_comes_right_after_a_flush_keeps_within_its_share() {
     let (time, studio, limits) = (Time::new(), studio(), limits(300, 300));
     let first = [stepped_among(3, &server.url(), "", &time).await];
     time.pass(3_000);
-    let mut before = Tally::default();
-    drive(
-        &first,
-        &studio,
-        limits,
-        &time,
-        (9, 3, 2_000, 50),
-        &mut before,
-    )
-    .await;
-    assert!(before.0.len() >= 200, "{}", before.0.len());
+    let mut before = Traffic::of(&studio, limits, &time);
+    before.drive(&first, (9, 3, 2_000, 50)).await;
+    assert!(before.admitted.len() >= 200, "{}", before.admitted.len());
     flush_all(&server).await;
     // It finds an empty Redis, as if nobody had ever asked.
     let newcomer = [stepped_among(3, &server.url(), "", &time).await];
-    let mut after = Tally::default();
-    drive(
-        &newcomer,
-        &studio,
-        limits,
-        &time,
-        (300, 3, 100, 100),
-        &mut after,
-    )
-    .await;
-    let admitted = after.0.len();
+    let mut after = Traffic::of(&studio, limits, &time);
+    after.drive(&newcomer, (300, 3, 100, 100)).await;
+    let admitted = after.admitted.len();
     assert!(
         (1..=100).contains(&admitted),
         "{admitted} of a share of 100"
@@ -150,30 +118,14 @@ async fn a_redis_that_reads_old_counters_back_from_its_disk_has_lost_them() {
     for _ in 0..2 {
         limiters.push(stepped(&server.url(), "", &time).await);
     }
-    let mut tally = Tally::default();
-    drive(
-        &limiters,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 500, 50),
-        &mut tally,
-    )
-    .await;
+    let mut traffic = Traffic::of(&studio, limits, &time);
+    traffic.drive(&limiters, (5, 3, 500, 50)).await;
     redis::cmd("SAVE")
         .query_async::<()>(&mut client(&server.url()).await)
         .await
         .unwrap();
-    drive(
-        &limiters,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 5_000, 50),
-        &mut tally,
-    )
-    .await;
-    assert!(tally.0.len() >= 270, "{}", tally.0.len());
+    traffic.drive(&limiters, (5, 3, 5_000, 50)).await;
+    assert!(traffic.admitted.len() >= 270, "{}", traffic.admitted.len());
     server.kill();
     server.start_again().await;
     let kept: u64 = redis::cmd("DBSIZE")
@@ -191,27 +143,11 @@ async fn a_redis_that_reads_old_counters_back_from_its_disk_has_lost_them() {
         .await;
         limiter.tick().await;
     }
-    drive(
-        &limiters,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 40_000, 200),
-        &mut tally,
-    )
-    .await;
-    tally.assert_never_over(&limits);
-    drive(
-        &limiters,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 80_000, 200),
-        &mut tally,
-    )
-    .await;
-    tally.assert_never_over(&limits);
-    let (requests, _) = tally.within(time.now() - 60_000, time.now());
+    traffic.drive(&limiters, (5, 3, 40_000, 200)).await;
+    traffic.assert_never_over();
+    traffic.drive(&limiters, (5, 3, 80_000, 200)).await;
+    traffic.assert_never_over();
+    let (requests, _) = traffic.within(time.now() - 60_000, time.now());
     assert!(requests >= 270, "only {requests} of 300 a minute");
 }
 
@@ -223,16 +159,8 @@ async fn counters_of_one_studio_that_are_evicted_are_booked_anew_within_a_heartb
     for _ in 0..3 {
         limiters.push(stepped(&server.url(), "", &time).await);
     }
-    let mut tally = Tally::default();
-    drive(
-        &limiters,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 5_000, 50),
-        &mut tally,
-    )
-    .await;
+    let mut traffic = Traffic::of(&studio, limits, &time);
+    traffic.drive(&limiters, (5, 3, 5_000, 50)).await;
     for limiter in &limiters {
         limiter.tick().await;
     }
@@ -248,16 +176,8 @@ async fn counters_of_one_studio_that_are_evicted_are_booked_anew_within_a_heartb
     }
     // One gateway alone asks for more: the others' counts are known all the same.
     let first = &limiters[..1];
-    drive(
-        first,
-        &studio,
-        limits,
-        &time,
-        (5, 3, 40_000, 200),
-        &mut tally,
-    )
-    .await;
-    tally.assert_never_over(&limits);
+    traffic.drive(first, (5, 3, 40_000, 200)).await;
+    traffic.assert_never_over();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use bm_admission::limits::shared::{Closing, Grant, LeaseRequest, Seed, SharedSta
 use bm_admission::{Limit, Limiter, RedisHandle, SteadyClock};
 use bm_testkit::{Server, TestEnv, unique};
 
-use crate::common::{TIMEOUT, Tally, Time, calls, drive, limits, settings, stepped, studio};
+use crate::common::{TIMEOUT, Time, Traffic, calls, limits, settings, stepped, studio};
 
 #[tokio::test]
 async fn several_gateways_at_once_are_never_over_and_use_the_limit_up() {
@@ -17,20 +17,12 @@ async fn several_gateways_at_once_are_never_over_and_use_the_limit_up() {
         limiters.push(stepped(url, &prefix, &time).await);
     }
     let limits = limits(600, 60);
-    let mut tally = Tally::default();
+    let mut traffic = Traffic::of(&studio, limits, &time);
     let began = time.now();
-    drive(
-        &limiters,
-        &studio,
-        limits,
-        &time,
-        (2, 7, 150_000, 370),
-        &mut tally,
-    )
-    .await;
-    tally.assert_never_over(&limits);
+    traffic.drive(&limiters, (2, 7, 150_000, 370)).await;
+    traffic.assert_never_over();
     for end in [began + 100_000, began + 130_000, began + 150_000] {
-        let (requests, _) = tally.within(end - 60_000, end);
+        let (requests, _) = traffic.within(end - 60_000, end);
         assert!(requests >= 570, "only {requests} of 600 a minute");
     }
 }
