@@ -30,6 +30,8 @@ pub mod stats;
 pub mod wiring;
 
 #[cfg(test)]
+mod answer_tests;
+#[cfg(test)]
 mod batch_tests;
 #[cfg(test)]
 mod table_tests;

@@ -190,4 +190,6 @@ impl VariableResolver for EventVariable<'_> {
 }
 
 #[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
 mod tests;

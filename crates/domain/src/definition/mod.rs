@@ -192,4 +192,6 @@ pub(crate) fn events_of_stored(json: &str) -> Option<(EventType, Option<String>)
 }
 
 #[cfg(test)]
+mod stored_tests;
+#[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ mod definitions;
 mod failures;
 mod lanes;
 mod last_known;
+mod played;
 mod schema;
 mod sessions;
 mod snapshots;
