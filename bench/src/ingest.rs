@@ -1,13 +1,16 @@
 //! Events into the log: our gateway beside a bare endpoint, and beside a service in Node.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bm_contracts::Topic;
+use bm_engine::Record;
+use bm_kafka::LogReader;
 use bm_testkit::process::workspace;
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -122,7 +125,8 @@ pub(crate) async fn single(options: &Options, figures: &mut Figures) {
     }
 }
 
-/// Batches of 100 beside a loop that hands the same bytes to librdkafka.
+/// Batches of 100 beside a loop that hands the same records to librdkafka: those that the gateway
+/// makes of these events, with their keys and headers.
 pub(crate) async fn batches(options: &Options, figures: &mut Figures) {
     const BATCH: usize = 100;
     let stage = Stage::new().await;
@@ -132,27 +136,25 @@ pub(crate) async fn batches(options: &Options, figures: &mut Figures) {
         .map(|first| {
             let events: Vec<String> = (0..BATCH)
                 .map(|n| {
-                    event(
-                        stage.game.as_str(),
-                        (first * 7 + n) % PLAYERS,
-                        "bench",
-                        false,
-                    )
+                    let player = (first * 7 + n) % PLAYERS;
+                    event(stage.game.as_str(), player, "bench", false)
                 })
                 .collect();
             let body = format!("[{}]", events.join(","));
             Shot::post("/v1/events/batch", &[("x-api-key", &stage.key)], &body)
         })
         .collect();
-    let values: Vec<String> = (0..PLAYERS)
-        .map(|player| event(stage.game.as_str(), player, "bench", false))
-        .collect();
+    let run = |seconds: f64| {
+        let rate = hammer(ours, 16, seconds, &requests);
+        assert_eq!(rate.refused, None, "the gateway refused batches");
+        rate.per_second * BATCH as f64
+    };
+    run(0.1);
+    let records = Arc::new(made_by_the_gateway(&stage).await);
     let (mut rates, mut ratios) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        let base = produce(&stage, &values, options.seconds).await;
-        let rate = hammer(ours, 16, options.seconds, &requests);
-        assert_eq!(rate.refused, None, "the gateway refused batches");
-        let events = rate.per_second * BATCH as f64;
+        let base = produce(&stage, &records, options.seconds).await;
+        let events = run(options.seconds);
         rates.push(events);
         ratios.push(events / base);
     }
@@ -170,6 +172,19 @@ pub(crate) async fn batches(options: &Options, figures: &mut Figures) {
     );
 }
 
+/// Some records that the gateway has appended.
+async fn made_by_the_gateway(stage: &Stage) -> Vec<Record> {
+    let mut reader = LogReader::snapshot(&stage.kafka(), Topic::GameEvents)
+        .await
+        .expect("the topic can be read");
+    let mut records = Vec::with_capacity(PLAYERS);
+    while records.len() < PLAYERS {
+        let record = reader.next().await.expect("the topic can be read");
+        records.push(record.expect("the gateway has appended many"));
+    }
+    records
+}
+
 struct Counted;
 
 impl ClientContext for Counted {}
@@ -183,17 +198,19 @@ impl ProducerContext for Counted {
 }
 
 /// Messages a second that a loop appends, acked.
-async fn produce(stage: &Stage, values: &[String], seconds: f64) -> f64 {
+async fn produce(stage: &Stage, records: &Arc<Vec<Record>>, seconds: f64) -> f64 {
     let topic = stage.topic(Topic::GameEvents);
+    // As the gateway's producer is set, word for word.
     let producer: ThreadedProducer<Counted> = ClientConfig::new()
         .set("bootstrap.servers", stage.topics.brokers())
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "0")
         .set("compression.type", "snappy")
+        .set("queue.buffering.max.messages", "100000")
         .create_with_context(Counted)
         .expect("a producer can be made");
-    let values = values.to_vec();
+    let records = Arc::clone(records);
     tokio::task::spawn_blocking(move || {
         let warm = BaseRecord::<str, str>::to(&topic).key("k").payload("{}");
         producer
@@ -206,16 +223,26 @@ async fn produce(stage: &Stage, values: &[String], seconds: f64) -> f64 {
         let begun = Instant::now();
         let mut sent = 0_u64;
         while begun.elapsed().as_secs_f64() < seconds {
-            for (player, value) in values.iter().enumerate() {
-                let key = format!("player-{player}");
-                let mut record = BaseRecord::to(&topic).key(&key).payload(value);
-                while let Err((error, back)) = producer.send(record) {
+            for record in records.iter() {
+                let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+                let headers = record
+                    .headers
+                    .iter()
+                    .fold(headers, |headers, (key, value)| {
+                        let value = Some(value.as_ref());
+                        headers.insert(Header { key, value })
+                    });
+                let mut message = BaseRecord::<[u8], [u8]>::to(&topic)
+                    .key(&record.key)
+                    .payload(&record.value)
+                    .headers(headers);
+                while let Err((error, back)) = producer.send(message) {
                     assert_eq!(
                         error.rdkafka_error_code(),
                         Some(RDKafkaErrorCode::QueueFull)
                     );
                     std::thread::sleep(Duration::from_millis(1));
-                    record = back;
+                    message = back;
                 }
                 sent += 1;
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bm_contracts::Topic;
+use bm_kafka::LogReader;
 use bm_kafka::log_reader::From;
-use bm_kafka::{KafkaConfig, LogReader};
 use bm_load::client::Client;
 use bm_load::run::all_seen;
 use bm_load::{Load, Mix, Plan, Report, Tracker};
@@ -95,11 +95,7 @@ async fn steady(stage: &Stage, gateway: &str, duration: Duration) -> (Report, Du
     let mix = br#"{"events": [{"eventType": "custom", "eventName": "steady", "metadata": {
         "map": {"$choice": ["forest", "desert"]}, "damage": {"$decimal": [0, 100, 2]}, "streak": {"$int": [0, 9]}}}]}"#;
     let tracker = Arc::new(Tracker::default());
-    let config = KafkaConfig {
-        names: stage.topics.names(),
-        ..KafkaConfig::plaintext(stage.topics.brokers())
-    };
-    let mut reader = LogReader::from(&config, &[Topic::UiUpdates], From::End)
+    let mut reader = LogReader::from(&stage.kafka(), &[Topic::UiUpdates], From::End)
         .await
         .expect("ui.updates can be read");
     let watching = Arc::clone(&tracker);

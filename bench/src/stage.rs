@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bm_contracts::{GameId, Topic};
+use bm_kafka::KafkaConfig;
 use bm_storage::{Storage, StorageConfig};
 use bm_testkit::process::{ProcessPlan, binary};
 use bm_testkit::{Process, Server, TestDatabase, TestTopics, free_port, unique};
@@ -149,6 +150,14 @@ impl Stage {
             .expect("a process's address is one")
     }
 
+    /// The broker and its topics.
+    pub(crate) fn kafka(&self) -> KafkaConfig {
+        KafkaConfig {
+            names: self.topics.names(),
+            ..KafkaConfig::plaintext(self.topics.brokers())
+        }
+    }
+
     /// Full name of a topic.
     pub(crate) fn topic(&self, topic: Topic) -> String {
         self.topics.full(topic.name())
@@ -167,13 +176,8 @@ impl Stage {
 
     /// How many records a topic holds.
     pub(crate) async fn records(&self, topic: Topic) -> i64 {
-        let config = bm_kafka::KafkaConfig::plaintext(self.topics.brokers());
-        let config = bm_kafka::KafkaConfig {
-            names: self.topics.names(),
-            ..config
-        };
         let fetcher =
-            bm_kafka::Fetcher::new(&config, "bench", topic).expect("a reader can be made");
+            bm_kafka::Fetcher::new(&self.kafka(), "bench", topic).expect("a reader can be made");
         let partitions = fetcher.partition_count().await.expect("the broker answers");
         let mut records = 0;
         for partition in 0..partitions {
