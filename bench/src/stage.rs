@@ -61,7 +61,7 @@ impl Stage {
             storage,
             redis: Server::redis().await,
             key,
-            game: GameId::new(&game).expect("a made-up game id is one"),
+            game: GameId::new(game.as_str()).expect("a made-up game id is one"),
             folder,
         };
         stage
