@@ -17,7 +17,7 @@ use redis::aio::ConnectionManager;
 use redis::{RedisResult, Script};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::redis_handle::{RedisFailure, RedisHandle, run_scripts};
+use crate::redis_handle::{RedisHandle, run_scripts};
 use crate::stats::BeginStats;
 use crate::unique;
 
@@ -93,6 +93,14 @@ impl Attempt {
     }
 }
 
+/// What Redis holds under the keys of these attempts, which it marks where it holds nothing. Left
+/// without answer when Redis could not say.
+#[derive(Debug)]
+struct Question {
+    attempts: Vec<Attempt>,
+    answer: oneshot::Sender<Vec<Option<Vec<u8>>>>,
+}
+
 #[derive(Debug)]
 enum Outcome {
     Done(Attempt, Timestamp),
@@ -104,8 +112,7 @@ enum Outcome {
 #[derive(Debug, Clone)]
 pub struct Idempotency {
     redis: Option<RedisHandle>,
-    prefix: String,
-    pending: Duration,
+    questions: mpsc::Sender<Question>,
     outcomes: mpsc::Sender<Outcome>,
     stats: Arc<BeginStats>,
 }
@@ -118,11 +125,20 @@ impl Idempotency {
 
     /// The same with another life of pending attempts, for tests that wait for its end.
     pub fn with_pending(redis: Option<RedisHandle>, prefix: &str, pending: Duration) -> Self {
+        let (questions, asked) = mpsc::channel(QUEUE);
         let (outcomes, queue) = mpsc::channel(QUEUE);
         // Outlives a writer that panics.
         let queue = Arc::new(Mutex::new(queue));
         if let Some(redis) = &redis {
             redis.probe_under(prefix);
+        }
+        if let Some(redis) = &redis {
+            let asks = (redis.clone(), prefix.to_owned());
+            let asked = Arc::new(Mutex::new(asked));
+            supervise::spawn("idempotency-asker", move || {
+                let (redis, prefix) = asks.clone();
+                ask_questions(redis, prefix, pending, Arc::clone(&asked))
+            });
         }
         let writes_to = (redis.clone(), prefix.to_owned());
         supervise::spawn("idempotency-writer", move || {
@@ -131,8 +147,7 @@ impl Idempotency {
         });
         Self {
             redis,
-            prefix: prefix.to_owned(),
-            pending,
+            questions,
             outcomes,
             stats: Arc::new(BeginStats::new()),
         }
@@ -177,39 +192,29 @@ impl Idempotency {
             .collect()
     }
 
+    /// Questions of requests that come together go to Redis together: see [`ask_questions`].
     async fn ask(&self, attempts: Vec<Attempt>) -> Vec<Begin> {
-        let held = match &self.redis {
-            _ if attempts.is_empty() => Ok(Vec::new()),
-            None => Err(RedisFailure::Down),
-            Some(redis) => {
-                let mut pipeline = redis::pipe();
-                for attempt in &attempts {
-                    pipeline
-                        .cmd("SET")
-                        .arg(key(&self.prefix, &attempt.event_key))
-                        .arg(attempt.pending())
-                        .arg("PX")
-                        .arg(u64::try_from(self.pending.as_millis()).unwrap_or(u64::MAX))
-                        .arg("NX")
-                        .arg("GET");
-                }
-                redis
-                    .run("idempotency_begin", |mut connection| async move {
-                        let held: Vec<Option<Vec<u8>>> =
-                            pipeline.query_async(&mut connection).await?;
-                        Ok(held)
-                    })
-                    .await
-            }
+        let unknown = |attempts: Vec<Attempt>| attempts.into_iter().map(Begin::Unknown).collect();
+        if attempts.is_empty() || self.redis.is_none() {
+            return unknown(attempts);
+        }
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            attempts: attempts.clone(),
+            answer,
         };
-        match held {
-            Ok(held) if held.len() == attempts.len() => attempts
+        // Without an asker, or when it fails: it may be that they were marked; the attempts settle
+        // that like fresh ones.
+        if self.questions.send(question).await.is_err() {
+            return unknown(attempts);
+        }
+        match answered.await {
+            Ok(held) => attempts
                 .into_iter()
                 .zip(held)
                 .map(|(attempt, held)| read(attempt, held.as_deref()))
                 .collect(),
-            // It may be that they were marked; the attempts settle that like fresh ones.
-            Ok(_) | Err(_) => attempts.into_iter().map(Begin::Unknown).collect(),
+            Err(_) => unknown(attempts),
         }
     }
 
@@ -261,6 +266,50 @@ fn read(attempt: Attempt, held: Option<&[u8]>) -> Begin {
             answer: Timestamp::clamped(i64::from_be_bytes(millis)),
         },
         _ => Begin::Unknown(attempt),
+    }
+}
+
+/// Asks Redis, one round trip at a time: while it is under way the next questions gather, so a busy
+/// gateway asks in few large calls, and an idle one at once. Until all askers are gone.
+async fn ask_questions(
+    redis: RedisHandle,
+    prefix: String,
+    pending: Duration,
+    asked: Arc<Mutex<mpsc::Receiver<Question>>>,
+) {
+    let life = u64::try_from(pending.as_millis()).unwrap_or(u64::MAX);
+    let mut asked = asked.lock().await;
+    let mut questions = Vec::with_capacity(BATCH);
+    while asked.recv_many(&mut questions, BATCH).await > 0 {
+        let mut pipeline = redis::pipe();
+        for attempt in questions.iter().flat_map(|question| &question.attempts) {
+            pipeline
+                .cmd("SET")
+                .arg(key(&prefix, &attempt.event_key))
+                .arg(attempt.pending())
+                .arg("PX")
+                .arg(life)
+                .arg("NX")
+                .arg("GET");
+        }
+        let held = redis
+            .run("idempotency_begin", |mut connection| async move {
+                let held: Vec<Option<Vec<u8>>> = pipeline.query_async(&mut connection).await?;
+                Ok(held)
+            })
+            .await;
+        let count: usize = questions
+            .iter()
+            .map(|question| question.attempts.len())
+            .sum();
+        let held = held.ok().filter(|held| held.len() == count);
+        let mut held = held.map(Vec::into_iter);
+        for Question { attempts, answer } in questions.drain(..) {
+            if let Some(held) = &mut held {
+                // Whoever asked may have gone.
+                let _gone = answer.send(held.take(attempts.len()).collect());
+            }
+        }
     }
 }
 

@@ -147,7 +147,8 @@ impl GameEvent {
             timestamp: timestamp(
                 fields
                     .timestamp
-                    .ok_or(EventDecodeError::Missing("timestamp"))?,
+                    .ok_or(EventDecodeError::Missing("timestamp"))?
+                    .get(),
             )
             .ok_or_else(|| EventDecodeError::Invalid {
                 field: "timestamp",
@@ -159,10 +160,14 @@ impl GameEvent {
             studio_tier: text("studioTier", fields.studio_tier)?.into_owned(),
             ingested_at: match fields.ingested_at {
                 None => None,
-                Some(raw) => Some(timestamp(raw).ok_or_else(|| EventDecodeError::Invalid {
-                    field: "ingestedAt",
-                    why: crate::time::TimestampError.to_string(),
-                })?),
+                Some(raw) => {
+                    Some(
+                        timestamp(raw.get()).ok_or_else(|| EventDecodeError::Invalid {
+                            field: "ingestedAt",
+                            why: crate::time::TimestampError.to_string(),
+                        })?,
+                    )
+                }
             },
             metadata: fields
                 .metadata
@@ -176,60 +181,105 @@ impl GameEvent {
         })
     }
 
+    /// The same, borrowed.
+    pub fn view(&self) -> EventRef<'_> {
+        EventRef {
+            event_type: self.event_type,
+            event_name: self.event_name.as_deref(),
+            user_id: &self.user_id,
+            game_id: &self.game_id,
+            timestamp: self.timestamp,
+            event_id: &self.event_id,
+            studio_id: &self.studio_id,
+            studio_tier: &self.studio_tier,
+            ingested_at: self.ingested_at,
+            metadata: self.metadata.as_deref().map(RawValue::get),
+            extra: self
+                .extra
+                .iter()
+                .map(|(name, raw)| (name.as_str(), raw.get()))
+                .collect(),
+        }
+    }
+
     /// Writes the record's value; the timestamp in its one form, RFC 3339.
     pub fn to_json(&self) -> Vec<u8> {
-        self.to_record().1
+        self.view().to_record().1
     }
 
     /// Writes the record: its key, `gameId:userId`, and its value.
     pub fn to_record(&self) -> (String, Vec<u8>) {
-        let key = crate::partition::player_key(&self.game_id, &self.user_id);
-        let metadata = self.metadata.as_deref().map_or("", |raw| raw.get());
-        let mut out = Vec::with_capacity(384 + metadata.len());
-        let mut open = b'{';
-        let mut field = |out: &mut Vec<u8>, name: &str, write: &dyn Fn(&mut Vec<u8>)| {
-            out.push(std::mem::replace(&mut open, b','));
-            write_string(out, name);
-            out.push(b':');
-            write(out);
-        };
-        field(&mut out, "eventType", &|o| {
-            write_string(o, self.event_type.as_str());
-        });
-        if let Some(name) = &self.event_name {
-            field(&mut out, "eventName", &|o| write_string(o, name));
+        self.view().to_record()
+    }
+}
+
+/// An event that borrows all it says: what is written and hashed, wherever it lies.
+#[derive(Debug, Clone)]
+pub struct EventRef<'a> {
+    /// What happened.
+    pub event_type: EventType,
+    /// What a `custom` event is.
+    pub event_name: Option<&'a str>,
+    /// Who it happened to.
+    pub user_id: &'a UserId,
+    /// In which game.
+    pub game_id: &'a GameId,
+    /// When, by the client's word.
+    pub timestamp: Timestamp,
+    /// Its id.
+    pub event_id: &'a EventId,
+    /// Whose game it is.
+    pub studio_id: &'a StudioId,
+    /// The studio's tier when the event was accepted.
+    pub studio_tier: &'a str,
+    /// When the broker appended it, where that is known.
+    pub ingested_at: Option<Timestamp>,
+    /// JSON of an object.
+    pub metadata: Option<&'a str>,
+    /// Names and JSON of top-level fields we do not know, in order.
+    pub extra: Vec<(&'a str, &'a str)>,
+}
+
+impl EventRef<'_> {
+    /// Writes the record: its key, `gameId:userId`, and its value, the timestamp in its one form,
+    /// RFC 3339.
+    pub fn to_record(&self) -> (String, Vec<u8>) {
+        let key = crate::partition::player_key(self.game_id, self.user_id);
+        let extra: usize = self.extra.iter().map(|(n, v)| n.len() + v.len() + 8).sum();
+        let mut out = Vec::with_capacity(512 + self.metadata.map_or(0, str::len) + extra);
+        out.extend_from_slice(b"{\"eventType\":");
+        write_string(&mut out, self.event_type.as_str());
+        if let Some(name) = self.event_name {
+            out.extend_from_slice(b",\"eventName\":");
+            write_string(&mut out, name);
         }
-        field(&mut out, "userId", &|o| {
-            write_string(o, self.user_id.as_str());
-        });
-        field(&mut out, "gameId", &|o| {
-            write_string(o, self.game_id.as_str());
-        });
-        field(&mut out, "timestamp", &|o| write_time(o, self.timestamp));
-        field(&mut out, "eventId", &|o| {
-            write_string(o, self.event_id.as_str());
-        });
-        field(&mut out, "studioId", &|o| {
-            write_string(o, self.studio_id.as_str());
-        });
-        field(&mut out, "studioTier", &|o| {
-            write_string(o, &self.studio_tier);
-        });
-        field(&mut out, "partitionKey", &|o| {
-            write_string(o, &key);
-        });
+        out.extend_from_slice(b",\"userId\":");
+        write_string(&mut out, self.user_id.as_str());
+        out.extend_from_slice(b",\"gameId\":");
+        write_string(&mut out, self.game_id.as_str());
+        out.extend_from_slice(b",\"timestamp\":");
+        write_time(&mut out, self.timestamp);
+        out.extend_from_slice(b",\"eventId\":");
+        write_string(&mut out, self.event_id.as_str());
+        out.extend_from_slice(b",\"studioId\":");
+        write_string(&mut out, self.studio_id.as_str());
+        out.extend_from_slice(b",\"studioTier\":");
+        write_string(&mut out, self.studio_tier);
+        out.extend_from_slice(b",\"partitionKey\":");
+        write_string(&mut out, &key);
         if let Some(at) = self.ingested_at {
-            field(&mut out, "ingestedAt", &|o| write_time(o, at));
+            out.extend_from_slice(b",\"ingestedAt\":");
+            write_time(&mut out, at);
         }
-        if !metadata.is_empty() {
-            field(&mut out, "metadata", &|o| {
-                o.extend_from_slice(metadata.as_bytes());
-            });
+        if let Some(metadata) = self.metadata {
+            out.extend_from_slice(b",\"metadata\":");
+            out.extend_from_slice(metadata.as_bytes());
         }
-        for (name, raw) in &self.extra {
-            field(&mut out, name, &|o| {
-                o.extend_from_slice(raw.get().as_bytes());
-            });
+        for (name, json) in &self.extra {
+            out.push(b',');
+            write_string(&mut out, name);
+            out.push(b':');
+            out.extend_from_slice(json.as_bytes());
         }
         out.push(b'}');
         (key, out)
@@ -241,19 +291,18 @@ fn text<'a>(
     raw: Option<&'a RawValue>,
 ) -> Result<Cow<'a, str>, EventDecodeError> {
     let raw = raw.ok_or(EventDecodeError::Missing(field))?;
-    string(raw).ok_or_else(|| EventDecodeError::Invalid {
+    string(raw.get()).ok_or_else(|| EventDecodeError::Invalid {
         field,
         why: "must be a string".to_owned(),
     })
 }
 
 /// Reads a timestamp in either of its forms: RFC 3339 text, or integer milliseconds since the epoch.
-pub fn timestamp(raw: &RawValue) -> Option<Timestamp> {
-    let text = raw.get();
-    if text.starts_with('"') {
-        Timestamp::parse_rfc3339(&string(raw)?).ok()
+pub fn timestamp(json: &str) -> Option<Timestamp> {
+    if let Some(text) = string(json) {
+        Timestamp::parse_rfc3339(&text).ok()
     } else {
-        Timestamp::from_millis(text.parse().ok()?).ok()
+        Timestamp::from_millis(json.parse().ok()?).ok()
     }
 }
 
@@ -287,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_body_hash_ignores_order_and_form_of_the_timestamp_but_not_content() {
-        let hash = |text: &str| body_hash(&GameEvent::from_json(text.as_bytes()).unwrap());
+        let hash = |text: &str| body_hash(&GameEvent::from_json(text.as_bytes()).unwrap().view());
         let a = r#"{"eventType":"custom","userId":"u","gameId":"g","timestamp":1000,"eventId":"e1","studioId":"s","studioTier":"pro","x":1,"y":2}"#;
         let b = r#"{"y":2,"x":1,"eventType":"custom","gameId":"g","userId":"u","timestamp":"1970-01-01T00:00:01Z","eventId":"e2","studioId":"s","studioTier":"pro"}"#;
         let c = a.replace("\"x\":1", "\"x\":3");

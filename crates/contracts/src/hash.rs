@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::GameEvent;
+use crate::event::EventRef;
 use crate::ids::{EventId, GameId, StudioId, UserId};
 
 /// Feeds a part with its length first, so that no two lists of parts read alike.
@@ -31,33 +31,19 @@ pub fn event_key(studio: &StudioId, game: &GameId, user: &UserId, event: &EventI
 ///
 /// The same for any order of the top-level fields and either form of the timestamp. `metadata` and
 /// kept extra fields count as the bytes sent: a retry repeats the bytes.
-pub fn body_hash(event: &GameEvent) -> [u8; 16] {
+pub fn body_hash(event: &EventRef<'_>) -> [u8; 16] {
     let mut hash = Sha256::new();
     part(&mut hash, event.event_type.as_str().as_bytes());
-    part(
-        &mut hash,
-        event.event_name.as_deref().unwrap_or_default().as_bytes(),
-    );
+    part(&mut hash, event.event_name.unwrap_or_default().as_bytes());
     part(&mut hash, event.user_id.as_str().as_bytes());
     part(&mut hash, event.game_id.as_str().as_bytes());
     part(&mut hash, &event.timestamp.as_millis().to_le_bytes());
-    part(
-        &mut hash,
-        event
-            .metadata
-            .as_deref()
-            .map_or("", |raw| raw.get())
-            .as_bytes(),
-    );
-    let mut extra: Vec<_> = event
-        .extra
-        .iter()
-        .map(|(name, raw)| (name.as_str(), raw.get()))
-        .collect();
+    part(&mut hash, event.metadata.unwrap_or_default().as_bytes());
+    let mut extra = event.extra.clone();
     extra.sort_unstable();
-    for (name, raw) in extra {
+    for (name, json) in extra {
         part(&mut hash, name.as_bytes());
-        part(&mut hash, raw.as_bytes());
+        part(&mut hash, json.as_bytes());
     }
     let mut out = [0; 16];
     out.copy_from_slice(&hash.finalize()[..16]);

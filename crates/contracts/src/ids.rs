@@ -36,6 +36,9 @@ pub fn check_id(text: &str, max: usize) -> Result<(), IdError> {
     if text.len() > max && text.chars().count() > max {
         return Err(IdError::TooLong(max));
     }
+    if text.is_ascii() && !text.bytes().any(|b| b == b':' || b.is_ascii_control()) {
+        return Ok(());
+    }
     for c in text.chars() {
         if c == ':' {
             return Err(IdError::Colon);

@@ -165,7 +165,7 @@ impl Domain for RouterDomain {
                     &event.event_id,
                 ),
             },
-            body_hash: hash::body_hash(&event),
+            body_hash: hash::body_hash(&event.view()),
             facts: EventFacts::new(event, record.timestamp),
         })
     }

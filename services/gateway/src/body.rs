@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 
-use bm_contracts::event::{EVENT_NAME_MAX_CHARS, timestamp};
+use bm_contracts::event::{EVENT_NAME_MAX_CHARS, EventRef, timestamp};
 use bm_contracts::fields::{EventFields, string};
 use bm_contracts::ids::IdError;
 use bm_contracts::time::TimestampError;
-use bm_contracts::{EventId, EventType, GameEvent, GameId, StudioId, Timestamp, UserId};
+use bm_contracts::{EventId, EventType, GameId, StudioId, Timestamp, UserId};
 use bm_web::{ApiError, Code};
-use serde_json::value::RawValue;
 
 use crate::json::{self, FaultKind};
 
@@ -23,16 +22,23 @@ pub const MAX_DEPTH: usize = 16;
 const MAX_ECHO_CHARS: usize = 100;
 
 /// An event's bytes, known to be a JSON object that everything behind the gateway can read and store.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Parsed<'a> {
-    fields: EventFields<'a>,
+    event_type: Option<&'a str>,
+    event_name: Option<&'a str>,
+    user_id: Option<&'a str>,
+    game_id: Option<&'a str>,
+    timestamp: Option<&'a str>,
+    event_id: Option<&'a str>,
+    metadata: Option<&'a str>,
+    extra: Vec<(Cow<'a, str>, &'a str)>,
 }
 
 /// What a client says in an event, checked; ids are well-formed, everything else fits.
 #[derive(Debug)]
 pub struct Checked<'a> {
     event_type: EventType,
-    event_name: Option<String>,
+    event_name: Option<Cow<'a, str>>,
     /// The player.
     pub user_id: UserId,
     /// The game; whose it is, is not known here.
@@ -41,8 +47,8 @@ pub struct Checked<'a> {
     pub timestamp: Timestamp,
     /// The event's id, where the client named it.
     pub event_id: Option<EventId>,
-    metadata: Option<&'a RawValue>,
-    extra: Vec<(Cow<'a, str>, &'a RawValue)>,
+    metadata: Option<&'a str>,
+    extra: Vec<(Cow<'a, str>, &'a str)>,
 }
 
 /// Finds out whether `bytes` are a JSON object, strictly read, and splits it into its fields (400
@@ -50,10 +56,29 @@ pub struct Checked<'a> {
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, ApiError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|_| ApiError::with(Code::MalformedJson, "Malformed JSON: body is not UTF-8"))?;
-    let fields = EventFields::parse(bytes).map_err(|error| malformed(&error))?;
     // The event itself is one level.
-    json::check(text, MAX_DEPTH + 1).map_err(refused)?;
-    Ok(Parsed { fields })
+    let fields = json::check(text, MAX_DEPTH + 1);
+    let is_object = text.trim_ascii_start().starts_with('{');
+    if fields.is_err() || !is_object {
+        // Our library says better what is wrong, if it says so at all.
+        EventFields::parse(bytes).map_err(|error| malformed(&error))?;
+    }
+    let mut parsed = Parsed::default();
+    for (name, json) in fields.map_err(refused)? {
+        match name.as_ref() {
+            "eventType" => parsed.event_type = Some(json),
+            "eventName" => parsed.event_name = Some(json),
+            "userId" => parsed.user_id = Some(json),
+            "gameId" => parsed.game_id = Some(json),
+            "timestamp" => parsed.timestamp = Some(json),
+            "eventId" => parsed.event_id = Some(json),
+            "metadata" => parsed.metadata = Some(json),
+            // Ours to say.
+            "studioId" | "studioTier" | "ingestedAt" | "partitionKey" => {}
+            _ => parsed.extra.push((name, json)),
+        }
+    }
+    Ok(parsed)
 }
 
 /// `malformed_json` with what our library says about it.
@@ -65,18 +90,17 @@ pub(crate) fn malformed(why: &impl std::fmt::Display) -> ApiError {
 impl<'a> Parsed<'a> {
     /// The event's id, if there is a well-formed one: what an error names.
     pub fn event_id(&self) -> Option<EventId> {
-        let raw = self.fields.event_id?;
-        EventId::new(string(raw)?).ok()
+        EventId::new(string(self.event_id?)?).ok()
     }
 
     /// Checks everything that needs neither a clock nor a database (400). `null` counts as absent.
     ///
     /// `header_id` is the event's id from outside the body, which must not contradict it.
     pub fn check(self, header_id: Option<EventId>) -> Result<Checked<'a>, ApiError> {
-        let fields = self.fields;
-        let given = |raw: Option<&'a RawValue>| raw.filter(|raw| raw.get() != "null");
-        let required = |name: &str, raw: Option<&'a RawValue>| {
-            given(raw).ok_or_else(|| ApiError::missing_field(name))
+        let fields = self;
+        let given = |json: Option<&'a str>| json.filter(|json| *json != "null");
+        let required = |name: &str, json: Option<&'a str>| {
+            given(json).ok_or_else(|| ApiError::missing_field(name))
         };
         let event_type = required("eventType", fields.event_type)?;
         let user_id = required("userId", fields.user_id)?;
@@ -105,11 +129,11 @@ impl<'a> Parsed<'a> {
             (body, header) => body.or(header),
         };
         let metadata = given(fields.metadata);
-        if let Some(raw) = metadata {
-            if !raw.get().starts_with('{') {
+        if let Some(json) = metadata {
+            if !json.starts_with('{') {
                 return Err(ApiError::invalid_field("metadata", "must be an object"));
             }
-            if raw.get().len() > MAX_METADATA_BYTES {
+            if json.len() > MAX_METADATA_BYTES {
                 let why = format!("must be at most {} KiB", MAX_METADATA_BYTES / 1024);
                 return Err(ApiError::invalid_field("metadata", why));
             }
@@ -130,42 +154,42 @@ impl<'a> Parsed<'a> {
 impl Checked<'_> {
     /// The event as the bus carries it. `studioId`, `studioTier`, `ingestedAt` and `partitionKey`
     /// of the client are gone; the time of ingestion is the broker's to say.
-    pub fn into_event(
-        self,
-        studio_id: StudioId,
-        studio_tier: &str,
-        event_id: EventId,
-    ) -> GameEvent {
-        GameEvent {
+    pub fn event<'a>(
+        &'a self,
+        studio_id: &'a StudioId,
+        studio_tier: &'a str,
+        event_id: &'a EventId,
+    ) -> EventRef<'a> {
+        EventRef {
             event_type: self.event_type,
-            event_name: self.event_name,
-            user_id: self.user_id,
-            game_id: self.game_id,
+            event_name: self.event_name.as_deref(),
+            user_id: &self.user_id,
+            game_id: &self.game_id,
             timestamp: self.timestamp,
             event_id,
             studio_id,
-            studio_tier: studio_tier.to_owned(),
+            studio_tier,
             ingested_at: None,
-            metadata: self.metadata.map(ToOwned::to_owned),
+            metadata: self.metadata,
             extra: self
                 .extra
-                .into_iter()
-                .map(|(name, raw)| (name.into_owned(), raw.to_owned()))
+                .iter()
+                .map(|(name, json)| (name.as_ref(), *json))
                 .collect(),
         }
     }
 }
 
-fn text<'a>(field: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, ApiError> {
-    string(raw).ok_or_else(|| ApiError::invalid_field(field, "must be a string"))
+fn text<'a>(field: &str, json: &'a str) -> Result<Cow<'a, str>, ApiError> {
+    string(json).ok_or_else(|| ApiError::invalid_field(field, "must be a string"))
 }
 
 fn bad_id(field: &str) -> impl Fn(IdError) -> ApiError {
     move |why| ApiError::invalid_field(field, why)
 }
 
-fn event_name(raw: &RawValue) -> Result<String, ApiError> {
-    let name = text("eventName", raw)?;
+fn event_name(json: &str) -> Result<Cow<'_, str>, ApiError> {
+    let name = text("eventName", json)?;
     let why = if name.is_empty() {
         IdError::Empty
     } else if name.len() > EVENT_NAME_MAX_CHARS && name.chars().count() > EVENT_NAME_MAX_CHARS {
@@ -173,7 +197,7 @@ fn event_name(raw: &RawValue) -> Result<String, ApiError> {
     } else if name.contains(char::is_control) {
         IdError::Control
     } else {
-        return Ok(name.into_owned());
+        return Ok(name);
     };
     Err(ApiError::invalid_field("eventName", why))
 }
@@ -206,6 +230,7 @@ fn echo(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use bm_contracts::GameEvent;
     use bm_contracts::hash::body_hash;
     use serde_json::{Value, json};
 
@@ -224,7 +249,15 @@ mod tests {
         let checked = parse(body.as_bytes())?.check(header_id)?;
         let id = checked.event_id.clone();
         let id = id.unwrap_or_else(|| EventId::new("made").unwrap());
-        Ok(checked.into_event(StudioId::new("acme").unwrap(), "pro", id))
+        let studio = StudioId::new("acme").unwrap();
+        let (key, value) = checked.event(&studio, "pro", &id).to_record();
+        let event = GameEvent::from_json(&value).unwrap();
+        assert_eq!(event.to_record(), (key, value));
+        assert_eq!(
+            body_hash(&event.view()),
+            body_hash(&checked.event(&studio, "pro", &id))
+        );
+        Ok(event)
     }
 
     fn with(field: &str, value: impl Into<Value>) -> String {
@@ -254,9 +287,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(value, expected);
-        let read_back = GameEvent::from_json(&bytes).unwrap();
-        assert_eq!(body_hash(&read_back), body_hash(&event));
-        assert_eq!(read_back.to_json(), bytes);
     }
 
     #[test]

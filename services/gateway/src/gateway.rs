@@ -163,19 +163,19 @@ impl Gateway {
         &self,
         visit: &Visit,
         games: &KnownGames,
-        checked: Checked<'_>,
+        checked: &Checked<'_>,
     ) -> Result<Ready, ApiError> {
         let named = checked.event_id.is_some();
-        let id = self.event_id_of(&checked)?;
-        let allowed = self.allow(visit, games, &checked, self.clock.now());
+        let id = self.event_id_of(checked)?;
+        let allowed = self.allow(visit, games, checked, self.clock.now());
         allowed.map_err(|error| error.about(id.as_str()))?;
         let studio = &visit.studio;
-        let event = checked.into_event(studio.id.clone(), studio.tier.as_str(), id.clone());
-        let key = |id| event_key(&studio.id, &event.game_id, &event.user_id, id);
+        let event = checked.event(&studio.id, studio.tier.as_str(), &id);
+        let key = || event_key(&studio.id, event.game_id, event.user_id, &id);
         Ok(Ready {
-            named: named.then(|| (key(&id), body_hash(&event))),
+            named: named.then(|| (key(), body_hash(&event))),
+            record: BusRecord::of(&event, &visit.origin),
             id,
-            record: BusRecord::of(event, &visit.origin),
         })
     }
 

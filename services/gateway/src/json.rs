@@ -10,6 +10,8 @@ const MAX_NUMBER_CHARS: usize = 1_000;
 const FEW_KEYS: usize = 16;
 /// Nesting of most events, with room for more.
 const USUAL_DEPTH: usize = 8;
+/// Fields of most events, with room for more.
+const USUAL_FIELDS: usize = 12;
 /// Keys of most events, with room for more.
 const USUAL_KEYS: usize = 32;
 /// Names under which our JSON library passes its own values around.
@@ -43,8 +45,12 @@ pub struct Fault {
     pub field: Option<String>,
 }
 
-/// Checks one JSON value that may nest `max_depth` objects and arrays in each other.
-pub fn check(text: &str, max_depth: usize) -> Result<(), Fault> {
+/// The fields of an object, in order: each name, and its value's JSON.
+pub type Fields<'a> = Vec<(Cow<'a, str>, &'a str)>;
+
+/// Checks one JSON value that may nest `max_depth` objects and arrays in each other. Gives the fields
+/// of the outermost object; none of what is no object.
+pub fn check(text: &str, max_depth: usize) -> Result<Fields<'_>, Fault> {
     let mut scan = Scan {
         text,
         bytes: text.as_bytes(),
@@ -53,11 +59,15 @@ pub fn check(text: &str, max_depth: usize) -> Result<(), Fault> {
         open: Vec::with_capacity(USUAL_DEPTH),
         keys: Vec::with_capacity(USUAL_KEYS),
         field: None,
+        fields: Vec::with_capacity(USUAL_FIELDS),
     };
-    scan.run().map_err(|kind| Fault {
-        kind,
-        field: scan.field.map(Cow::into_owned),
-    })
+    match scan.run() {
+        Ok(()) => Ok(scan.fields),
+        Err(kind) => Err(Fault {
+            kind,
+            field: scan.field.map(|(name, _)| name.into_owned()),
+        }),
+    }
 }
 
 enum Open<'a> {
@@ -74,7 +84,10 @@ struct Scan<'a> {
     open: Vec<Open<'a>>,
     /// Keys of the open objects that have few, of inner ones behind those of outer ones.
     keys: Vec<Cow<'a, str>>,
-    field: Option<Cow<'a, str>>,
+    /// The field of the outermost object that is being read, and where its value begins.
+    field: Option<(Cow<'a, str>, usize)>,
+    /// Those that have been read.
+    fields: Fields<'a>,
 }
 
 impl<'a> Scan<'a> {
@@ -123,6 +136,11 @@ impl<'a> Scan<'a> {
             }
             // Here a value has ended, and perhaps what encloses it.
             loop {
+                if self.open.len() == 1
+                    && let Some((name, start)) = self.field.take()
+                {
+                    self.fields.push((name, &self.text[start..self.at]));
+                }
                 self.blanks();
                 let object = match self.open.last() {
                     None if self.at == self.bytes.len() => return Ok(()),
@@ -195,8 +213,9 @@ impl<'a> Scan<'a> {
         if !self.take(b':') {
             return Err(FaultKind::Syntax);
         }
+        self.blanks();
         if self.open.len() == 1 {
-            self.field = Some(key.clone());
+            self.field = Some((key.clone(), self.at));
         }
         if key.starts_with(RESERVED) {
             return Err(FaultKind::ReservedKey);
@@ -239,6 +258,9 @@ impl<'a> Scan<'a> {
         let mut escaped = false;
         self.at += 1;
         loop {
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
+            self.at += rest.iter().take_while(|byte| plain(byte)).count();
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -249,7 +271,6 @@ impl<'a> Scan<'a> {
                     self.at += 1;
                     self.escape()?;
                 }
-                Some(0x20..) => self.at += 1,
                 _ => return Err(FaultKind::Syntax),
             }
         }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use bm_contracts::{EventType, GameEvent, GameId, StudioId, headers};
+use bm_contracts::event::EventRef;
+use bm_contracts::{EventType, GameId, StudioId, headers};
 use bm_web::{CorrelationId, TraceParent};
 
 /// What all records of one request have in common.
@@ -30,12 +31,12 @@ pub struct BusRecord {
 
 impl BusRecord {
     /// The record of `event`, tied to the request it came in.
-    pub fn of(event: GameEvent, origin: &Arc<Origin>) -> Self {
+    pub fn of(event: &EventRef<'_>, origin: &Arc<Origin>) -> Self {
         let (key, value) = event.to_record();
         Self {
             key,
             value,
-            game: event.game_id,
+            game: event.game_id.clone(),
             event_type: event.event_type,
             origin: Arc::clone(origin),
         }

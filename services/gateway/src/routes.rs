@@ -98,7 +98,7 @@ async fn take_one(
     gateway.admit(visit, 1).await.map_err(about_it)?;
     let checked = parsed.check(header_id).map_err(about_it)?;
     let games = gateway.games(visit, &[&checked.game_id]).await;
-    let ready = gateway.prepare(visit, &games, checked)?;
+    let ready = gateway.prepare(visit, &games, &checked)?;
     drop(bytes);
     let id = ready.id.clone();
     let settled = gateway.settle(vec![ready], held).await.pop();
@@ -180,7 +180,7 @@ async fn take_many(
             judged.push((Some(id), Some(refusal.clone())));
             continue;
         }
-        match gateway.prepare(visit, &games, checked) {
+        match gateway.prepare(visit, &games, &checked) {
             Ok(event) => {
                 judged.push((Some(event.id.clone()), None));
                 ready.push(event);

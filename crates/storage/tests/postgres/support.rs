@@ -178,7 +178,7 @@ pub(crate) fn event_row(event_id: &str, metadata: &str) -> EventRow {
             &event.user_id,
             &event.event_id,
         ),
-        body_hash: hash::body_hash(&event),
+        body_hash: hash::body_hash(&event.view()),
         event: Arc::new(event),
         ingested_at: NOW.saturating_add_millis(7),
         log_partition: 3,

@@ -157,9 +157,16 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn what_our_library_writes_is_taken(value in any_json()) {
-        prop_assert_eq!(check(&value.to_string(), 64), Ok(()));
-        prop_assert_eq!(check(&format!("{value:#}"), 64), Ok(()));
+    fn what_our_library_writes_is_taken_field_by_field(value in any_json()) {
+        for text in [value.to_string(), format!(" {value:#} ")] {
+            let fields = check(&text, 64).unwrap();
+            prop_assert_eq!(fields.len(), value.as_object().map_or(0, serde_json::Map::len));
+            for (name, json) in fields {
+                prop_assert_eq!(json, json.trim_ascii());
+                let read: serde_json::Value = serde_json::from_str(json).unwrap();
+                prop_assert_eq!(&read, &value[name.as_ref()]);
+            }
+        }
     }
 
     #[test]
