@@ -166,6 +166,7 @@ pub struct Round {
 enum Kind {
     Kill,
     Stop,
+    HoldUp,
     Terminate,
     Flush,
     Shut(Shared),
@@ -177,9 +178,10 @@ enum Kind {
 }
 
 /// Each kind as often as it comes before all have come.
-const DECK: [(Kind, usize); 13] = [
+const DECK: [(Kind, usize); 14] = [
     (Kind::Kill, 4),
-    (Kind::Stop, 4),
+    (Kind::Stop, 3),
+    (Kind::HoldUp, 4),
     (Kind::Terminate, 2),
     (Kind::Flush, 2),
     (Kind::Shut(Shared::Redis), 1),
@@ -191,6 +193,14 @@ const DECK: [(Kind, usize); 13] = [
     (Kind::Studio, 1),
     (Kind::Redis, 2),
     (Kind::Broker, 3),
+];
+
+/// Who stands still with a commit under way: most often who could do the most harm by it.
+const HELD_UP: [Service; 4] = [
+    Service::EventRouter,
+    Service::QuestProcessor,
+    Service::QuestProcessor,
+    Service::RewardProcessor,
 ];
 
 /// Topics whose names stand in requests that do something: produce requests on the way to the broker.
@@ -218,21 +228,23 @@ impl Rounds {
         }
     }
 
-    fn fault(&mut self) -> (Fault, Duration) {
+    fn kind(&mut self) -> Kind {
         if self.deck.is_empty() {
             let cards = DECK.iter().flat_map(|(kind, count)| vec![*kind; *count]);
             self.deck = cards.collect();
             self.deck.shuffle(&mut self.random);
         }
-        let kind = self.deck.pop().unwrap_or(Kind::Kill);
-        let fault = self.of_kind(kind);
-        (fault, self.length(fault))
+        self.deck.pop().unwrap_or(Kind::Kill)
     }
 
-    fn of_kind(&mut self, kind: Kind) -> Fault {
-        match kind {
+    /// The faults of one card.
+    fn faults(&mut self) -> Vec<Planned> {
+        let kind = self.kind();
+        let begins = self.millis(0, 2_500);
+        let fault = match kind {
             Kind::Kill => Fault::Killed(self.instance()),
             Kind::Stop => Fault::Stopped(self.instance()),
+            Kind::HoldUp => return self.held_up(begins),
             Kind::Terminate => Fault::Terminated(self.instance()),
             Kind::Flush => Fault::Flushed,
             Kind::Shut(what) => Fault::Shut(what),
@@ -252,7 +264,34 @@ impl Rounds {
                 let topic = WRITTEN.choose(&mut self.random).copied();
                 Fault::Network(Link::Broker, self.weather(topic))
             }
-        }
+        };
+        let lasts = self.length(fault);
+        vec![Planned {
+            fault,
+            begins,
+            lasts,
+        }]
+    }
+
+    /// A processor stands still with a commit under way that has not reached the database, until
+    /// others have its lanes: then both come back.
+    fn held_up(&mut self, begins: Duration) -> Vec<Planned> {
+        let whom = Instance {
+            service: HELD_UP[self.random.random_range(0..HELD_UP.len())],
+            ..self.instance()
+        };
+        let way = Planned {
+            fault: Fault::Network(Link::Postgres(whom), Weather::Silent),
+            begins,
+            lasts: self.millis(9_000, 12_000),
+        };
+        let process = Planned {
+            fault: Fault::Stopped(whom),
+            // It has begun a statement by then.
+            begins: begins + self.millis(50, 500),
+            lasts: way.lasts,
+        };
+        vec![way, process]
     }
 
     fn instance(&mut self) -> Instance {
@@ -311,14 +350,13 @@ impl Iterator for Rounds {
         let mut touched = BTreeSet::new();
         let mut faults = Vec::new();
         for _ in 0..self.random.random_range(1..=3) {
-            let (fault, length) = self.fault();
-            let begins = self.millis(0, 2_500);
-            if touched.insert(fault.touches()) {
-                faults.push(Planned {
-                    fault,
-                    begins,
-                    lasts: length,
-                });
+            let more = self.faults();
+            if more
+                .iter()
+                .all(|one| !touched.contains(&one.fault.touches()))
+            {
+                touched.extend(more.iter().map(|one| one.fault.touches()));
+                faults.extend(more);
             }
         }
         let rest = self.millis(0, 1_500);

@@ -69,7 +69,7 @@ pub async fn run(seed: u64, length: Duration) {
     }
 }
 
-/// The first of what a panic says.
+/// What a panic says.
 fn reason(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
@@ -126,20 +126,21 @@ impl Storm {
                 if let Some(round) = rounds.next() {
                     count += 1;
                     self.note(format!("round {count}"));
-                    self.weather(&round, &mut traffic).await;
+                    self.live_through(&round, &mut traffic).await;
                 }
             }
             changes = studio.stop().await;
             settled += traffic.stop().await;
             self.fleet.await_all(0).await;
             self.note(format!(
-                "all is as it must be: {settled} events settled, {} versions of quests saved",
+                "all is as it must be: {settled} events settled, {} answers to them cut off, {} versions of quests saved",
+                sender.tally().cut_off(),
                 self.fleet.book.quests().len()
             ));
+            let now = Usage::of(&mut self.fleet).await;
+            self.note(format!("held now: {now:?}"));
         }
-        let after = Usage::of(&mut self.fleet).await;
-        self.note(format!("held after: {after:?}"));
-        let beyond = after.beyond(&before);
+        let beyond = Usage::of(&mut self.fleet).await.beyond(&before);
         assert!(beyond.is_empty(), "not given back:\n{}", beyond.join("\n"));
         self.fleet.verify(0).await;
         self.note("ended well");
@@ -154,7 +155,7 @@ impl Storm {
     }
 
     /// One round, and what must follow it.
-    async fn weather(&mut self, round: &Round, traffic: &mut Traffic) {
+    async fn live_through(&mut self, round: &Round, traffic: &mut Traffic) {
         traffic.during(self.inflict(round)).await;
         traffic.during(self.comes_right()).await;
         traffic.more(PROGRESS).await;

@@ -30,9 +30,9 @@ pub(super) struct Usage {
     redis: u64,
 }
 
-/// States of a few hundred players are remembered, and an allocator keeps some of what it had. An
-/// event kept by mistake takes a kilobyte and more, and there are thousands a minute.
-const MORE_KILOBYTES: u64 = 16 * 1024;
+/// States of a few hundred players are remembered, and an allocator keeps some of what backlogs took.
+/// An event kept by mistake takes a kilobyte and more, and there are thousands a minute.
+const MORE_KILOBYTES: u64 = 24 * 1024;
 /// Brokers are reached and coordinators found anew: a few sockets each.
 const MORE_FILES: usize = 16;
 /// Pools grow to what they may have, and shrink when connections have rested for five minutes.
