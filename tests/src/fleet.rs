@@ -27,7 +27,7 @@ use crate::{Book, Door, Quest, Sender, Service, lanes};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Starting takes a rebalance of the group, which after a kill takes its session's timeout.
-const READY: Duration = Duration::from_mins(1);
+pub(crate) const READY: Duration = Duration::from_mins(1);
 /// In the fleet's folder.
 const STUDIOS_FILE: &str = "studios.json";
 /// The shortest that brokers allow.
@@ -35,7 +35,7 @@ const SESSION_TIMEOUT_MS: &str = "6000";
 
 /// A database, topics, a Redis and studios of its own, and the processes that use them.
 pub struct Fleet {
-    processes: BTreeMap<Service, Vec<Process>>,
+    pub(crate) processes: BTreeMap<Service, Vec<Process>>,
     variables: BTreeMap<String, String>,
     client_key: String,
     studio: String,
@@ -116,7 +116,7 @@ impl Fleet {
     }
 
     /// All but the processes is made before it is this fleet's turn.
-    async fn build(
+    pub(crate) async fn build(
         broker: Option<Server>,
         postgres: Option<Server>,
         topics: TestTopics,
@@ -190,7 +190,7 @@ impl Fleet {
             .expect("the studios file can be written");
     }
 
-    async fn register_game(&self) {
+    pub(crate) async fn register_game(&self) {
         self.apply(&json!({"games": [self.game_definition()]}))
             .await;
     }

@@ -19,6 +19,7 @@ pub mod quests;
 pub mod reader;
 pub mod sender;
 pub mod service;
+pub mod storm;
 pub mod traffic;
 
 pub use book::Book;

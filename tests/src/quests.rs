@@ -32,6 +32,7 @@ pub struct Quest {
     /// From the first to before the second, in milliseconds.
     dates: Option<(i64, i64)>,
     rewards: Vec<Value>,
+    archived: bool,
 }
 
 impl Quest {
@@ -47,7 +48,29 @@ impl Quest {
             at_most: None,
             dates: None,
             rewards: Vec::new(),
+            archived: false,
         }
+    }
+
+    /// Completed at another target.
+    #[must_use]
+    pub fn until(mut self, target: i64) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// No event counts any more, until it is not archived again.
+    #[must_use]
+    pub fn archived(mut self, archived: bool) -> Self {
+        self.archived = archived;
+        self
+    }
+
+    /// With these rewards and no others.
+    #[must_use]
+    pub fn rewards_only(mut self, rewards: impl IntoIterator<Item = Value>) -> Self {
+        self.rewards = rewards.into_iter().collect();
+        self
     }
 
     /// Only events of this name count.
@@ -90,6 +113,11 @@ impl Quest {
         &self.id
     }
 
+    /// Whether it is about events of this type.
+    pub fn is_of(&self, event_type: &str) -> bool {
+        self.event_type == event_type
+    }
+
     /// Its rewards in order.
     pub fn rewards(&self) -> &[Value] {
         &self.rewards
@@ -126,12 +154,16 @@ impl Quest {
             definition["startDate"] = Timestamp::clamped(start).to_string().into();
             definition["endDate"] = Timestamp::clamped(end).to_string().into();
         }
+        if self.archived {
+            definition["status"] = "archived".into();
+        }
         definition
     }
 
     /// Whether an event of that type and name may count: what a router can know of it.
     pub fn concerns(&self, event: &Kept) -> bool {
-        self.event_type == event.event_type
+        !self.archived
+            && self.event_type == event.event_type
             && (self.event_name.is_none() || self.event_name == event.event_name)
     }
 
@@ -174,10 +206,12 @@ impl Quest {
                 }
             }
         }
-        if next.current == reached.current {
+        next.target = Thousandths::whole(self.target);
+        // A new version may have lowered the target to where the player is already: then any event
+        // that counts completes it, be it one that adds nothing.
+        if next.current == reached.current && next.current < next.target {
             return None;
         }
-        next.target = Thousandths::whole(self.target);
         next.version += 1;
         next.completed_at = (next.current >= next.target).then_some(event.ingested_at);
         Some(next)

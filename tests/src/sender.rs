@@ -78,6 +78,7 @@ pub struct Sender {
     http: reqwest::Client,
     book: Arc<Book>,
     tally: Arc<Tally>,
+    settles_within: Duration,
     turn: usize,
 }
 
@@ -101,8 +102,20 @@ impl Sender {
             http,
             book,
             tally: Arc::default(),
+            settles_within: SETTLED_WITHIN,
             turn: 0,
         }
+    }
+
+    /// One that waits so long for each answer, and goes on trying so long.
+    #[must_use]
+    pub fn waiting(mut self, for_answer: Duration, to_settle: Duration) -> Self {
+        self.http = reqwest::Client::builder()
+            .timeout(for_answer)
+            .build()
+            .expect("an HTTP client can be made");
+        self.settles_within = to_settle;
+        self
     }
 
     /// What this client and its clones have lived through.
@@ -114,7 +127,7 @@ impl Sender {
     /// `{"status": "duplicate"}`, and what more there is).
     pub async fn send(&mut self, event: &Value) -> Value {
         self.book.sending(event);
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.settles_within);
         loop {
             match self.attempt(event).await {
                 Attempt::Settled(answer) => {
@@ -132,7 +145,7 @@ impl Sender {
             self.book.sending(event);
         }
         let mut open: Vec<&Value> = events.iter().collect();
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.settles_within);
         while !open.is_empty() {
             let reason = match self.attempt_batch(&open, form).await {
                 Attempt::Settled(answer) => {
@@ -245,22 +258,25 @@ impl Sender {
 
 /// How long a client goes on trying, and waits between.
 struct Patience {
+    limit: Duration,
     started: Instant,
     pause: Duration,
 }
 
 impl Patience {
-    fn new() -> Self {
+    fn new(limit: Duration) -> Self {
         Self {
+            limit,
             started: Instant::now(),
             pause: Duration::from_millis(20),
         }
     }
 
     async fn wait(&mut self, reason: &str, event: &Value) {
+        let limit = self.limit;
         assert!(
-            self.started.elapsed() < SETTLED_WITHIN,
-            "not settled within {SETTLED_WITHIN:?}: {event}; last: {reason}"
+            self.started.elapsed() < limit,
+            "not settled within {limit:?}: {event}; last: {reason}"
         );
         // As a client waits before it tries again.
         tokio::time::sleep(self.pause).await;

@@ -176,6 +176,25 @@ impl Server {
         }
     }
 
+    /// Ends a PostgreSQL by immediate shutdown: it lets its clients go without a word, and recovers
+    /// from its log when it starts again; insists after 30 s.
+    pub async fn stop_at_once(&mut self) {
+        assert_eq!(self.kind, Kind::Postgres, "only PostgreSQL knows this");
+        if let Some(mut child) = self.child.take() {
+            child.signal("QUIT");
+            if child.wait(STOP_LIMIT).await.is_none() {
+                child.kill();
+            }
+        }
+    }
+
+    /// Whether it was started, and has neither ended nor been ended.
+    pub fn runs(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().is_none())
+    }
+
     /// Kills it with all its processes, as a power cut would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -1,6 +1,6 @@
 //! Topics of a test's own on a broker, and what is written in them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bm_contracts::topics::{MAX_MESSAGE_BYTES, Retention, Topic, TopicNames};
@@ -314,6 +314,29 @@ impl TestTopics {
         tokio::task::spawn_blocking(move || read_to_the_end(&config, &full))
             .await
             .expect("the reader of a topic runs to its end")
+    }
+
+    /// Where each partition of a topic ends: the offset of its next record.
+    pub async fn ends(&self, name: &str) -> BTreeMap<i32, i64> {
+        let producer = self.producer.clone();
+        let full = self.full(name);
+        tokio::task::spawn_blocking(move || {
+            let client = producer.client();
+            let metadata = client
+                .fetch_metadata(Some(&full), DEADLINE)
+                .unwrap_or_else(|error| panic!("cannot read the metadata of {full}: {error}"));
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            partitions
+                .map(|partition| {
+                    let ends = client.fetch_watermarks(&full, partition.id(), DEADLINE);
+                    let (_, end) = ends
+                        .unwrap_or_else(|error| panic!("cannot ask where {full} ends: {error}"));
+                    (partition.id(), end)
+                })
+                .collect()
+        })
+        .await
+        .expect("asking where a topic ends comes to an end")
     }
 
     /// Deletes all topics now rather than when dropped.

@@ -33,6 +33,28 @@ async fn a_killed_postgres_comes_back_with_what_was_committed() {
 }
 
 #[tokio::test]
+async fn a_postgres_shut_down_at_once_recovers_what_was_committed() {
+    let mut server = Server::postgres().await;
+    let database = TestDatabase::on(&server.url()).await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    sqlx::query("CREATE TABLE t AS SELECT 1 AS x")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+
+    server.stop_at_once().await;
+    assert!(!server.runs());
+    server.start_again().await;
+    assert!(server.runs());
+    assert!(server.log().contains("automatic recovery"));
+    let x: i32 = sqlx::query_scalar("SELECT x FROM t")
+        .fetch_one(&database.pool(1).await)
+        .await
+        .unwrap();
+    assert_eq!(x, 1);
+}
+
+#[tokio::test]
 async fn a_paused_postgres_answers_when_it_is_resumed() {
     let mut server = Server::postgres().await;
     let pool = TestDatabase::on(&server.url()).await.pool(1).await;

@@ -36,6 +36,7 @@ async fn a_topic_can_grow_lose_records_and_be_made_anew() {
     let values: Vec<_> = topics.read_all("log").await;
     let values: Vec<_> = values.iter().map(|r| (r.offset, r.value_text())).collect();
     assert_eq!(values, [(2, "2"), (0, "other")]);
+    assert_eq!(topics.ends("log").await, [(0, 3), (1, 1)].into());
 
     topics.delete("log").await;
     topics.add([TopicPlan::new("log", 1)]).await;

@@ -43,17 +43,16 @@ impl Expected {
     /// above the event's stamp.
     pub(super) fn of(versions: &[(i64, Quest)], kept: &[Kept]) -> Self {
         let mut expected = Self::default();
+        let mut by_stamp: BTreeMap<i64, BTreeMap<&str, &Quest>> = BTreeMap::new();
         for row in kept {
-            let mut in_force: BTreeMap<&str, &Quest> = BTreeMap::new();
-            for (config_seq, quest) in versions {
-                if *config_seq <= row.config_seq {
-                    in_force.insert(quest.id(), quest);
-                }
-            }
+            let in_force = by_stamp.entry(row.config_seq).or_insert_with(|| {
+                let saved = versions.iter().filter(|(seq, _)| *seq <= row.config_seq);
+                saved.map(|(_, quest)| (quest.id(), quest)).collect()
+            });
             if !in_force.values().any(|quest| quest.concerns(row)) {
                 expected.unwanted.insert(row.event_id.clone());
             }
-            for quest in in_force.into_values().filter(|quest| quest.wants(row)) {
+            for quest in in_force.values().filter(|quest| quest.wants(row)) {
                 expected.wanted.insert(row.event_id.clone());
                 expected.count(quest, row);
             }

@@ -89,7 +89,9 @@ impl Fleet {
         let kept = kept(&self.pool).await;
         let mut faults = Faults::default();
         self.compare_kept(&kept, &mut faults).await;
-        let expected = Expected::of(&self.book.quests(), &kept);
+        let quests = self.book.quests();
+        tables::compare_versions(&self.pool, &quests, &mut faults).await;
+        let expected = Expected::of(&quests, &kept);
         tables::compare_progress(&self.pool, &expected, &mut faults).await;
         tables::compare_ledger(&self.pool, &expected, &mut faults).await;
         // Topics are slow to read; while tables differ there is no need.

@@ -1,12 +1,34 @@
 //! The tables, compared with what must be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use sqlx::PgPool;
 
 use super::Faults;
 use super::expected::{Expected, Grant, Who};
+use crate::Quest;
+
+/// The versions there are, and since when they count, are those that were saved.
+pub(super) async fn compare_versions(pool: &PgPool, saved: &[(i64, Quest)], faults: &mut Faults) {
+    let rows: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT v.config_seq, q.quest_id
+         FROM quest_versions AS v JOIN quests AS q ON q.id = v.quest_id",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("quest_versions can be read");
+    let found: BTreeSet<(i64, String)> = rows.into_iter().collect();
+    let saved: BTreeSet<(i64, String)> = saved
+        .iter()
+        .map(|(config_seq, quest)| (*config_seq, quest.id().to_owned()))
+        .collect();
+    for version in found.symmetric_difference(&saved) {
+        faults.add(format!(
+            "either saved or there, and not both: version {version:?} of a quest"
+        ));
+    }
+}
 
 pub(super) async fn compare_progress(pool: &PgPool, expected: &Expected, faults: &mut Faults) {
     type Row = (String, String, String, String, Option<i64>, i64);

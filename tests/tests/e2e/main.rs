@@ -21,4 +21,5 @@ mod poison;
 mod rebalance;
 mod refusals;
 mod rules_in_force;
+mod storm;
 mod studios;
