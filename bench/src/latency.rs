@@ -31,8 +31,8 @@ const ARCHIVED: i64 = 500_000;
 const WINDOW: i64 = 5_000;
 /// Connections and caches are warm after it.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// Effects that have not come are waited for so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Lanes that lag are waited for so long.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The steady run, and the same with a scan beside it.
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
@@ -62,9 +62,11 @@ async fn measure(
     figures: &mut Figures,
 ) {
     let busy = (ours(processes), databases(stage).await);
-    let begun = Instant::now();
+    let before = stage.counted().await;
     let (report, behind) = steady(stage, processes[0].1.address(), length).await;
-    let took = begun.elapsed().as_secs_f64();
+    let uncounted = before + report.events as i64 - stage.counted().await;
+    let uncounted = uncounted.abs();
+    let took = length.as_secs_f64();
     let busy = (ours(processes) - busy.0, databases(stage).await - busy.1);
     assert_eq!(report.in_the_log(), report.events, "{report}");
     let follow = report.follow_ms.expect("the run was followed");
@@ -79,8 +81,12 @@ async fn measure(
     );
     add("POST to ui.updates p50", follow.p50, "ms", Goal::None);
     add("POST to ui.updates p99", follow.p99, "ms", Goal::Max(60.0));
-    let without = report.not_seen.unwrap_or(0) as f64;
-    add("events without effect", without, "", Goal::Max(0.0));
+    add(
+        "events not counted once",
+        uncounted as f64,
+        "",
+        Goal::Max(0.0),
+    );
     add("lag zero after", behind.as_secs_f64(), "s", Goal::Max(1.0));
     add("the services' cores", busy.0 / took, "", Goal::None);
     add("PostgreSQL's cores for them", busy.1 / took, "", Goal::None);
@@ -155,8 +161,8 @@ impl Scan {
     }
 }
 
-/// Sends at the rate for so long; how long after the last answer all effects had been seen and all
-/// lanes were at the end of their topics.
+/// Sends at the rate for so long; how long after the last answer the lanes of router and quest
+/// processor were at the ends of their topics, by their cursors.
 async fn steady(stage: &Stage, gateway: String, duration: Duration) -> (Report, Duration) {
     let mix = br#"{"events": [{"eventType": "custom", "eventName": "steady", "metadata": {
         "map": {"$choice": ["forest", "desert"]}, "damage": {"$decimal": [0, 100, 2]}, "streak": {"$int": [0, 9]}}}]}"#;
@@ -203,9 +209,11 @@ async fn steady(stage: &Stage, gateway: String, duration: Duration) -> (Report, 
         .await
         .expect("the load can be run");
     let ended = Instant::now();
-    all_seen(&tracker, PATIENCE).await;
     stage.caught_up(PATIENCE).await;
     let behind = ended.elapsed();
+    // Of a player's events in one batch only the last is shown. Where two have overtaken each other
+    // on their way it is not the one sent last, which is then waited for in vain.
+    all_seen(&tracker, Duration::from_secs(1)).await;
     reading.abort();
     report.follow_ms = Some(tracker.latency().figures());
     report.not_seen = Some(tracker.waiting());

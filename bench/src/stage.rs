@@ -37,6 +37,11 @@ pub(crate) struct Stage {
 impl Stage {
     /// With a studio whose limits are beyond what one machine can send, and a game.
     pub(crate) async fn new() -> Self {
+        // A large future, which those who wait for it need not hold in themselves.
+        Box::pin(Self::set_up()).await
+    }
+
+    async fn set_up() -> Self {
         let topics = TestTopics::registry().await;
         let database = TestDatabase::with_schema().await;
         let pool = database.pool(4).await;
@@ -77,8 +82,7 @@ impl Stage {
     pub(crate) async fn apply(&self, definitions: &Value) {
         let file = bm_domain::definition::parse_file(definitions.to_string().as_bytes())
             .unwrap_or_else(|faults| panic!("{definitions} is at fault: {faults:?}"));
-        self.storage
-            .apply(&file)
+        Box::pin(self.storage.apply(&file))
             .await
             .expect("definitions can be saved");
     }
@@ -227,6 +231,16 @@ impl Stage {
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// How often events have counted for quests, by all players' progress together.
+    pub(crate) async fn counted(&self) -> i64 {
+        sqlx::query_scalar(
+            "SELECT coalesce(sum((progress->>'current')::bigint), 0)::bigint FROM quest_progress",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .expect("progress can be read")
     }
 
     /// How far the lanes of a processor are, all cursors together.
