@@ -69,7 +69,7 @@ impl Stage {
             redis: Server::redis().await,
             key,
             studio: studio.clone(),
-            game: GameId::new(&game).expect("a made-up game id is one"),
+            game: GameId::new(game.as_str()).expect("a made-up game id is one"),
             folder,
         };
         stage

@@ -18,6 +18,7 @@ use redis::{RedisResult, Script};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::redis_handle::{RedisFailure, RedisHandle, run_scripts};
+use crate::stats::BeginStats;
 use crate::unique;
 
 /// How long an attempt counts as under way.
@@ -106,6 +107,7 @@ pub struct Idempotency {
     prefix: String,
     pending: Duration,
     outcomes: mpsc::Sender<Outcome>,
+    stats: Arc<BeginStats>,
 }
 
 impl Idempotency {
@@ -132,6 +134,7 @@ impl Idempotency {
             prefix: prefix.to_owned(),
             pending,
             outcomes,
+            stats: Arc::new(BeginStats::new()),
         }
     }
 
@@ -168,7 +171,7 @@ impl Idempotency {
                         token: unique::bytes(),
                     })
                 });
-                count(&answer);
+                self.stats.answered(&answer);
                 answer
             })
             .collect()
@@ -259,18 +262,6 @@ fn read(attempt: Attempt, held: Option<&[u8]>) -> Begin {
         },
         _ => Begin::Unknown(attempt),
     }
-}
-
-fn count(begin: &Begin) {
-    let result = match begin {
-        Begin::Fresh(_) => "fresh",
-        Begin::Unknown(_) => "unknown",
-        Begin::InFlight => "in_flight",
-        Begin::Done { .. } => "done",
-        Begin::OtherBody => "other_body",
-        Begin::SameBatch { .. } => "same_batch",
-    };
-    metrics::counter!("bm_admission_idempotency_total", "result" => result).increment(1);
 }
 
 /// Writes outcomes in the order they came, as many at a time as there are, until all senders are gone.

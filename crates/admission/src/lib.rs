@@ -11,6 +11,7 @@ pub mod idempotency;
 pub mod limits;
 pub mod players;
 mod redis_handle;
+mod stats;
 mod unique;
 
 pub use clock::SteadyClock;

@@ -1,8 +1,11 @@
 //! A game event as it travels on the bus: the client's JSON and what the gateway adds.
 
+use std::borrow::Cow;
+use std::io::Write;
+
 use serde_json::value::RawValue;
 
-use crate::fields::{EventFields, FieldsError};
+use crate::fields::{EventFields, FieldsError, string};
 use crate::ids::{EventId, GameId, IdError, StudioId, UserId};
 use crate::time::Timestamp;
 
@@ -123,13 +126,6 @@ impl GameEvent {
     /// Reads a record's value.
     pub fn from_json(bytes: &[u8]) -> Result<Self, EventDecodeError> {
         let fields = EventFields::parse(bytes)?;
-        let text = |field: &'static str, raw: Option<&RawValue>| {
-            let raw = raw.ok_or(EventDecodeError::Missing(field))?;
-            serde_json::from_str::<String>(raw.get()).map_err(|_| EventDecodeError::Invalid {
-                field,
-                why: "must be a string".to_owned(),
-            })
-        };
         let id = |field: &'static str| {
             move |e: IdError| EventDecodeError::Invalid {
                 field,
@@ -144,7 +140,7 @@ impl GameEvent {
             })?,
             event_name: match fields.event_name {
                 None => None,
-                some => Some(text("eventName", some)?),
+                some => Some(text("eventName", some)?.into_owned()),
             },
             user_id: UserId::new(text("userId", fields.user_id)?).map_err(id("userId"))?,
             game_id: GameId::new(text("gameId", fields.game_id)?).map_err(id("gameId"))?,
@@ -160,7 +156,7 @@ impl GameEvent {
             event_id: EventId::new(text("eventId", fields.event_id)?).map_err(id("eventId"))?,
             studio_id: StudioId::new(text("studioId", fields.studio_id)?)
                 .map_err(id("studioId"))?,
-            studio_tier: text("studioTier", fields.studio_tier)?,
+            studio_tier: text("studioTier", fields.studio_tier)?.into_owned(),
             ingested_at: match fields.ingested_at {
                 None => None,
                 Some(raw) => Some(timestamp(raw).ok_or_else(|| EventDecodeError::Invalid {
@@ -182,6 +178,12 @@ impl GameEvent {
 
     /// Writes the record's value; the timestamp in its one form, RFC 3339.
     pub fn to_json(&self) -> Vec<u8> {
+        self.to_record().1
+    }
+
+    /// Writes the record: its key, `gameId:userId`, and its value.
+    pub fn to_record(&self) -> (String, Vec<u8>) {
+        let key = crate::partition::player_key(&self.game_id, &self.user_id);
         let metadata = self.metadata.as_deref().map_or("", |raw| raw.get());
         let mut out = Vec::with_capacity(384 + metadata.len());
         let mut open = b'{';
@@ -203,9 +205,7 @@ impl GameEvent {
         field(&mut out, "gameId", &|o| {
             write_string(o, self.game_id.as_str());
         });
-        field(&mut out, "timestamp", &|o| {
-            write_string(o, &self.timestamp.to_string());
-        });
+        field(&mut out, "timestamp", &|o| write_time(o, self.timestamp));
         field(&mut out, "eventId", &|o| {
             write_string(o, self.event_id.as_str());
         });
@@ -216,15 +216,10 @@ impl GameEvent {
             write_string(o, &self.studio_tier);
         });
         field(&mut out, "partitionKey", &|o| {
-            write_string(
-                o,
-                &crate::partition::player_key(&self.game_id, &self.user_id),
-            );
+            write_string(o, &key);
         });
         if let Some(at) = self.ingested_at {
-            field(&mut out, "ingestedAt", &|o| {
-                write_string(o, &at.to_string());
-            });
+            field(&mut out, "ingestedAt", &|o| write_time(o, at));
         }
         if !metadata.is_empty() {
             field(&mut out, "metadata", &|o| {
@@ -237,19 +232,34 @@ impl GameEvent {
             });
         }
         out.push(b'}');
-        out
+        (key, out)
     }
+}
+
+fn text<'a>(
+    field: &'static str,
+    raw: Option<&'a RawValue>,
+) -> Result<Cow<'a, str>, EventDecodeError> {
+    let raw = raw.ok_or(EventDecodeError::Missing(field))?;
+    string(raw).ok_or_else(|| EventDecodeError::Invalid {
+        field,
+        why: "must be a string".to_owned(),
+    })
 }
 
 /// Reads a timestamp in either of its forms: RFC 3339 text, or integer milliseconds since the epoch.
 pub fn timestamp(raw: &RawValue) -> Option<Timestamp> {
     let text = raw.get();
     if text.starts_with('"') {
-        let inner: std::borrow::Cow<'_, str> = serde_json::from_str(text).ok()?;
-        Timestamp::parse_rfc3339(&inner).ok()
+        Timestamp::parse_rfc3339(&string(raw)?).ok()
     } else {
         Timestamp::from_millis(text.parse().ok()?).ok()
     }
+}
+
+fn write_time(out: &mut Vec<u8>, at: Timestamp) {
+    // Nothing in it needs escaping, and writing to memory cannot fail.
+    let _ = write!(out, "\"{at}\"");
 }
 
 fn write_string(out: &mut Vec<u8>, text: &str) {

@@ -51,6 +51,18 @@ impl<'a> EventFields<'a> {
     }
 }
 
+/// What a JSON string says, borrowed unless it holds escapes; `None` for any other value.
+pub fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let quoted = raw.get().strip_prefix('"')?;
+    // It is JSON, so it ends with its other quote.
+    let inner = &quoted[..quoted.len().checked_sub(1)?];
+    if inner.contains('\\') {
+        serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
+}
+
 /// A key that borrows from the input unless it holds escapes.
 struct Key<'a>(Cow<'a, str>);
 
@@ -157,6 +169,16 @@ mod tests {
                 "{twice}"
             );
         }
+    }
+
+    #[test]
+    fn a_string_is_borrowed_unless_it_holds_escapes() {
+        let fields = r#"{"a":"é","b":"\u00e9\"","c":"","d":1,"e":null,"f":["x"]}"#;
+        let fields = EventFields::parse(fields.as_bytes()).unwrap();
+        let strings: Vec<_> = fields.extra.iter().map(|(_, raw)| string(raw)).collect();
+        let of = |text: &'static str| Some(Cow::Borrowed(text));
+        assert_eq!(strings, [of("é"), of("é\""), of(""), None, None, None]);
+        assert!(matches!(strings[0], Some(Cow::Borrowed(_))));
     }
 
     #[test]

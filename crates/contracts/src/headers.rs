@@ -1,5 +1,6 @@
 //! Record headers: who emitted a record, in which place of its sequence, and of which kind it is.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -23,6 +24,28 @@ pub const STUDIO_ID: &str = "studioId";
 pub const GAME_ID: &str = "gameId";
 /// Set by the gateway.
 pub const EVENT_TYPE: &str = "eventType";
+
+/// Headers that this system sets itself.
+const OURS: [&str; 9] = [
+    SOURCE,
+    SEQ,
+    KIND,
+    CONFIG,
+    CORRELATION_ID,
+    TRACEPARENT,
+    STUDIO_ID,
+    GAME_ID,
+    EVENT_TYPE,
+];
+
+/// A header's name; one that this system sets itself costs no memory.
+pub type Name = Cow<'static, str>;
+
+/// A header's name as it was read.
+pub fn name(read: &str) -> Name {
+    let ours = OURS.into_iter().find(|ours| *ours == read);
+    ours.map_or_else(|| Cow::Owned(read.to_owned()), Cow::Borrowed)
+}
 
 /// A header's text is not of its form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,9 +116,17 @@ impl fmt::Display for Source {
     }
 }
 
-impl FromStr for Source {
-    type Err = HeaderError;
-    fn from_str(text: &str) -> Result<Self, HeaderError> {
+/// The same as it stands in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceRef<'a> {
+    processor: &'a str,
+    topic: &'a str,
+    partition: i32,
+}
+
+impl<'a> SourceRef<'a> {
+    /// Reads a header's text.
+    pub fn parse(text: &'a str) -> Result<Self, HeaderError> {
         const BAD: HeaderError = HeaderError {
             header: SOURCE,
             form: "processor/topic/partition",
@@ -111,10 +142,36 @@ impl FromStr for Source {
         }
         let partition = partition.parse().map_err(|_| BAD)?;
         Ok(Self {
-            processor: processor.to_owned(),
-            topic: topic.to_owned(),
+            processor,
+            topic,
             partition,
         })
+    }
+
+    /// Whether this is that lane.
+    pub fn names(self, source: &Source) -> bool {
+        (self.processor, self.topic, self.partition)
+            == (
+                source.processor.as_str(),
+                source.topic.as_str(),
+                source.partition,
+            )
+    }
+
+    /// On its own.
+    pub fn to_owned(self) -> Source {
+        Source {
+            processor: self.processor.to_owned(),
+            topic: self.topic.to_owned(),
+            partition: self.partition,
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = HeaderError;
+    fn from_str(text: &str) -> Result<Self, HeaderError> {
+        SourceRef::parse(text).map(SourceRef::to_owned)
     }
 }
 

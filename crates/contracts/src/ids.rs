@@ -61,9 +61,8 @@ macro_rules! id {
             pub const MAX_CHARS: usize = $max;
 
             /// Takes `text` if it is a well-formed id.
-            pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
-                let text = text.into();
-                check_id(&text, $max)?;
+            pub fn new(text: impl AsRef<str> + Into<Arc<str>>) -> Result<Self, IdError> {
+                check_id(text.as_ref(), $max)?;
                 Ok(Self(text.into()))
             }
 

@@ -134,7 +134,7 @@ pub(crate) fn game_record(offset: i64, millis: i64, event: &GameEvent) -> Record
         timestamp: at(millis),
         key: Bytes::from(player_key(&event.game_id, &event.user_id)),
         value: Bytes::from(event.to_json()),
-        headers: vec![("bm-correlation-id".to_owned(), Bytes::from_static(b"c-1"))],
+        headers: vec![("bm-correlation-id".into(), Bytes::from_static(b"c-1"))],
     }
 }
 
@@ -144,8 +144,8 @@ pub(crate) fn quest_record(offset: i64, millis: i64, stamp: i64, event: &GameEve
     event.ingested_at = Some(at(millis));
     let mut record = game_record(offset, millis, &event);
     record.headers = vec![
-        ("bm-kind".to_owned(), Bytes::from_static(b"event")),
-        ("bm-config".to_owned(), Bytes::from(stamp.to_string())),
+        ("bm-kind".into(), Bytes::from_static(b"event")),
+        ("bm-config".into(), Bytes::from(stamp.to_string())),
     ];
     record
 }

@@ -1,7 +1,8 @@
 //! What all processors do with a record before they look into it.
 
-use bm_contracts::GameEvent;
-use bm_contracts::headers::Kind;
+use bm_contracts::headers::{self, Kind, Name};
+use bm_contracts::partition::player_key;
+use bm_contracts::{GameEvent, GameId, UserId};
 use bm_engine::{Poison, Record};
 use serde::Serialize;
 
@@ -23,15 +24,23 @@ pub(crate) fn decode_event(record: &Record) -> Result<GameEvent, Poison> {
 }
 
 /// Refuses a record that did not travel under its player's key, since another lane owns that player.
-pub(crate) fn expect_key(record: &Record, key: &str) -> Result<(), Poison> {
-    if record.key == key.as_bytes() {
+pub(crate) fn expect_key(record: &Record, game: &GameId, user: &UserId) -> Result<(), Poison> {
+    let user_of = |key| <[u8]>::strip_prefix(key, b":");
+    let found = record.key.strip_prefix(game.as_str().as_bytes());
+    if found.and_then(user_of) == Some(user.as_str().as_bytes()) {
         Ok(())
     } else {
+        let key = player_key(game, user);
         Err(Poison::new(
             "wrong_key",
             format!("the record's key is not {key}"),
         ))
     }
+}
+
+/// The header that says of which kind a record is.
+pub(crate) fn of_kind(kind: Kind) -> (Name, String) {
+    (Name::Borrowed(headers::KIND), kind.as_str().to_owned())
 }
 
 /// Writes a message. Ours are made of texts, numbers and JSON already read, which always encode.

@@ -1,6 +1,6 @@
 //! Rewards: the ledger, one row per grant however often it is emitted.
 
-use bm_contracts::headers::{self, Kind};
+use bm_contracts::headers::Kind;
 use bm_contracts::messages::{GrantStatus, RewardEvent, RewardStatusChange};
 use bm_contracts::partition::player_key;
 use bm_contracts::{GameId, StudioId, Timestamp, Topic, UserId};
@@ -93,7 +93,7 @@ impl Domain for RewardDomain {
         let undecodable = |why: String| Poison::new("undecodable", why);
         let event: RewardEvent =
             serde_json::from_slice(&record.value).map_err(|e| undecodable(e.to_string()))?;
-        record::expect_key(record, &player_key(&event.game_id, &event.user_id))?;
+        record::expect_key(record, &event.game_id, &event.user_id)?;
         let grant_id = GrantId::new(event.grant_id.as_str())
             .ok_or_else(|| undecodable("field grantId: must be grt_ and 32 hex".to_owned()))?;
         if event.source.is_empty() || event.source.chars().count() > MAX_SOURCE_CHARS {
@@ -142,7 +142,7 @@ impl Domain for RewardDomain {
         scope.emit(Emit {
             topic: Topic::RewardStatus,
             key: player_key(&event.game_id, &event.user_id),
-            headers: vec![(headers::KIND.to_owned(), Kind::Event.as_str().to_owned())],
+            headers: vec![record::of_kind(Kind::Event)],
             value: record::encode(&RewardStatusChange {
                 grant_id: event.grant_id.clone(),
                 studio_id: event.studio_id.clone(),

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bm_contracts::event::EVENT_NAME_MAX_CHARS;
-use bm_contracts::headers::{self, Kind};
-use bm_contracts::partition::player_key;
+use bm_contracts::headers::{self, Kind, Name};
 use bm_contracts::{GameEvent, Timestamp, Topic, hash};
 use bm_engine::domain::Emit;
 use bm_engine::{ConfigDemand, Domain, Poison, Record, Scope};
@@ -37,7 +36,7 @@ pub struct EventRow {
     /// `event_id`, `studio_id`, `game_id`, `user_id`, `event_type`, `event_name`, `studio_tier`,
     /// `occurred_at` (its `timestamp`), `event_data` (its `metadata`, SQL NULL for none);
     /// `ingested_at` is set.
-    pub event: GameEvent,
+    pub event: Arc<GameEvent>,
     /// `event_key`
     pub event_key: [u8; 16],
     /// `body_hash`
@@ -98,7 +97,7 @@ pub struct RouterInput {
 
 impl RouterInput {
     /// The event; `ingested_at` is the record's time.
-    pub fn event(&self) -> &GameEvent {
+    pub fn event(&self) -> &Arc<GameEvent> {
         self.facts.event()
     }
 }
@@ -143,7 +142,7 @@ impl Domain for RouterDomain {
                 format!("field studioTier: must be at most {MAX_TIER_CHARS} characters"),
             ));
         }
-        record::expect_key(record, &player_key(&event.game_id, &event.user_id))?;
+        record::expect_key(record, &event.game_id, &event.user_id)?;
         let earliest = record.timestamp.saturating_add_millis(-MAX_LATE_MILLIS);
         let latest = record.timestamp.saturating_add_millis(MAX_AHEAD_MILLIS);
         if event.timestamp < earliest || event.timestamp > latest {
@@ -207,7 +206,7 @@ impl Domain for RouterDomain {
             },
         );
         scope.row(EventRow {
-            event: event.clone(),
+            event: Arc::clone(event),
             event_key: input.key.event_key,
             body_hash: input.body_hash,
             ingested_at: record.timestamp,
@@ -225,10 +224,11 @@ impl Domain for RouterDomain {
 
 /// The event as a feature's topic carries it.
 fn forward(topic: Topic, event: &GameEvent, stamp: i64) -> Emit {
-    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let header = |name: &'static str, value: &str| (Name::Borrowed(name), value.to_owned());
+    let (key, value) = event.to_record();
     Emit {
         topic,
-        key: player_key(&event.game_id, &event.user_id),
+        key,
         headers: vec![
             header(headers::KIND, Kind::Event.as_str()),
             header(headers::CONFIG, &stamp.to_string()),
@@ -236,7 +236,7 @@ fn forward(topic: Topic, event: &GameEvent, stamp: i64) -> Emit {
             header(headers::GAME_ID, event.game_id.as_str()),
             header(headers::EVENT_TYPE, event.event_type.as_str()),
         ],
-        value: event.to_json(),
+        value,
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 
 use bm_contracts::Topic;
+use bm_contracts::headers::Name;
 
 use crate::record::Record;
 
@@ -97,7 +98,7 @@ pub struct Emit {
     pub key: String,
     /// Besides those the engine sets (`bm-source`, `bm-seq`, and `bm-correlation-id` and
     /// `traceparent` of the record that caused it).
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<(Name, String)>,
     /// The message.
     pub value: Vec<u8>,
 }

@@ -1,12 +1,13 @@
 //! Folding a batch: which records count, what they do to state, what they emit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use bm_contracts::headers::{Kind, Seq, Source};
+use bm_contracts::headers::{HeaderError, Kind, Seq, Source};
 use bm_contracts::partition::partition_for;
 use bm_contracts::{Timestamp, Topic};
 
-use crate::domain::{ConfigDemand, Domain, LoadedStates, Poison, Scope, States};
+use crate::domain::{ConfigDemand, Domain, LoadedStates, Poison, RecordEffects, Scope, States};
 use crate::lane::{Fence, LaneMove, LastRecord};
 use crate::outbox::{Outbox, OutboxError};
 use crate::outbox_writer::OutboxWriter;
@@ -59,11 +60,33 @@ fn is_in_its_place(record: &Record, partitions: i32) -> bool {
     !keyed || partition_for(&record.key, partitions) == record.partition
 }
 
+/// Where the records of a batch come from: few lanes send many records each.
+#[derive(Default)]
+struct Sources(Vec<Arc<Source>>);
+
+impl Sources {
+    /// As [`Record::origin`] says; each source is kept once.
+    fn origin(&mut self, record: &Record) -> Result<Option<(Arc<Source>, Seq)>, HeaderError> {
+        let Some((source, seq)) = record.origin()? else {
+            return Ok(None);
+        };
+        let known = self.0.iter().find(|known| source.names(known));
+        let source = if let Some(known) = known {
+            Arc::clone(known)
+        } else {
+            let new = Arc::new(source.to_owned());
+            self.0.push(Arc::clone(&new));
+            new
+        };
+        Ok(Some((source, seq)))
+    }
+}
+
 struct PreparedLane<I> {
     input: LaneInput,
     steps: Vec<Step<I>>,
     /// The watermarks after each record.
-    marks: Vec<Option<(Source, Seq)>>,
+    marks: Vec<Option<(Arc<Source>, Seq)>>,
 }
 
 /// A batch whose records are decoded and whose repeats are known; folding it changes nothing, so it
@@ -126,10 +149,11 @@ pub fn prepare<D: Domain>(domain: &D, lanes: Vec<LaneInput>, partitions: i32) ->
         .filter(|lane| !lane.records.is_empty())
         .map(|input| {
             let mut marks = input.watermarks.clone();
+            let mut sources = Sources::default();
             let (steps, marks) = input
                 .records
                 .iter()
-                .map(|record| match record.origin() {
+                .map(|record| match sources.origin(record) {
                     Err(e) => (Step::Dead(Poison::new("bad_header", e.to_string())), None),
                     Ok(Some((source, seq))) if !marks.admit(&source, seq) => (Step::Skip, None),
                     Ok(origin) if !is_in_its_place(record, partitions) => {
@@ -319,11 +343,16 @@ fn fold_lane<D: Domain>(
             Step::Apply(input) => {
                 let mut scope = Scope::new(states);
                 let applied = domain.apply(rules, record, input, &mut scope);
-                let effects = scope.effects;
-                match applied.and_then(|()| writer.write(record, &effects)) {
+                let RecordEffects {
+                    states: changed,
+                    rows: made,
+                    emits,
+                    dead,
+                } = scope.effects;
+                match applied.and_then(|()| writer.write(record, emits, dead)) {
                     Ok(()) => {
-                        states.changed.extend(effects.states);
-                        rows.extend(effects.rows);
+                        states.changed.extend(changed);
+                        rows.extend(made);
                     }
                     Err(poison) => writer.dead_letter(record, &poison, None),
                 }

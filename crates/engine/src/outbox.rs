@@ -1,7 +1,8 @@
 //! The messages of a lane's last batch, as they stand in its row and go to the broker.
 
 use bm_contracts::Topic;
-use serde::{Deserialize, Serialize};
+use bm_contracts::headers::{self, Name};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A message to be appended, with the partition it goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub struct OutboxMessage {
     /// Partition key.
     pub key: String,
     /// In order. Includes `bm-source` and `bm-seq`.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<(Name, String)>,
     /// The message.
     pub value: Vec<u8>,
 }
@@ -67,7 +68,13 @@ struct Stored<'a> {
     key: &'a str,
     #[serde(borrow)]
     headers: Vec<(&'a str, &'a str)>,
+    #[serde(serialize_with = "at_once")]
     value: &'a [u8],
+}
+
+/// In the same form as byte by byte, which is how serde takes slices by itself.
+fn at_once<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 impl Outbox {
@@ -91,7 +98,7 @@ impl Outbox {
                 headers: m
                     .headers
                     .iter()
-                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .map(|(name, value)| (name.as_ref(), value.as_str()))
                     .collect(),
                 value: &m.value,
             })
@@ -136,7 +143,7 @@ impl Outbox {
                     headers: m
                         .headers
                         .iter()
-                        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                        .map(|&(name, value)| (headers::name(name), value.to_owned()))
                         .collect(),
                     value: m.value.to_vec(),
                 })
@@ -157,7 +164,7 @@ mod tests {
             prop::sample::select(Topic::ALL.to_vec()),
             0..10i32,
             ".{0,20}",
-            prop::collection::vec((".{0,5}", ".{0,5}"), 0..3),
+            prop::collection::vec((".{0,5}".prop_map(Name::from), ".{0,5}"), 0..3),
             prop::collection::vec(any::<u8>(), 0..50),
         )
             .prop_map(|(topic, partition, key, headers, value)| OutboxMessage {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use bm_contracts::Topic;
-use bm_contracts::headers::{self, Seq, Source};
+use bm_contracts::headers::{self, Name, Seq, Source};
 use bm_contracts::messages::DeadLetter;
 use bm_contracts::partition::partition_for;
 use bm_contracts::topics::MAX_MESSAGE_BYTES;
 
-use crate::domain::{Domain, Emit, Poison, RecordEffects};
+use crate::domain::{Domain, Emit, Poison};
 use crate::fold::{FoldContext, LaneInput};
 use crate::outbox::{Outbox, OutboxMessage};
 use crate::record::Record;
@@ -57,17 +57,18 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
     pub(crate) fn write(
         &mut self,
         record: &Record,
-        effects: &RecordEffects<D>,
+        emits: Vec<(Option<D::Key>, Emit)>,
+        dead: Vec<(Poison, Option<String>)>,
     ) -> Result<(), Poison> {
-        let mut made = Vec::with_capacity(effects.emits.len());
+        let mut made = Vec::with_capacity(emits.len());
         let first = if self.offset == record.offset {
             self.index
         } else {
             0
         };
-        for (index, (slot, emit)) in (first..).zip(&effects.emits) {
+        for (index, (slot, emit)) in (first..).zip(emits) {
             let message = self.message(record, emit, index)?;
-            made.push((slot.as_ref(), message));
+            made.push((slot, message));
         }
         self.offset = record.offset;
         self.index = first + made.len() as i32;
@@ -75,33 +76,32 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
             if let Some(slot) = slot
                 && let Some(older) = self
                     .latest
-                    .insert((message.topic, slot.clone()), self.messages.len())
+                    .insert((message.topic, slot), self.messages.len())
             {
                 self.messages[older] = None;
             }
             self.bytes += message.size();
             self.messages.push(Some(message));
         }
-        for (poison, definition) in &effects.dead {
-            self.dead_letter(record, poison, definition.clone());
+        for (poison, definition) in dead {
+            self.dead_letter(record, &poison, definition);
         }
         Ok(())
     }
 
-    fn message(&self, record: &Record, emit: &Emit, index: i32) -> Result<OutboxMessage, Poison> {
+    fn message(&self, record: &Record, emit: Emit, index: i32) -> Result<OutboxMessage, Poison> {
         let seq = Seq {
             generation: self.lane.generation,
             offset: record.offset,
             index,
         };
-        let mut headers = vec![
-            (headers::SOURCE.to_owned(), self.source.clone()),
-            (headers::SEQ.to_owned(), seq.to_string()),
-        ];
-        headers.extend(emit.headers.iter().cloned());
+        let mut headers = Vec::with_capacity(emit.headers.len() + 4);
+        headers.push((Name::Borrowed(headers::SOURCE), self.source.clone()));
+        headers.push((Name::Borrowed(headers::SEQ), seq.to_string()));
+        headers.extend(emit.headers);
         for name in [headers::CORRELATION_ID, headers::TRACEPARENT] {
             if let Some(value) = record.header(name).filter(|v| v.len() <= MAX_PASSED_ON) {
-                headers.push((name.to_owned(), value.to_owned()));
+                headers.push((Name::Borrowed(name), value.to_owned()));
             }
         }
         let partitions = self
@@ -113,9 +113,9 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
         let message = OutboxMessage {
             topic: emit.topic,
             partition: partition_for(emit.key.as_bytes(), partitions),
-            key: emit.key.clone(),
+            key: emit.key,
             headers,
-            value: emit.value.clone(),
+            value: emit.value,
         };
         if message.size() > MAX_MESSAGE_BYTES {
             return Err(Poison::new(
@@ -123,7 +123,7 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
                 format!(
                     "it would emit a message of {} bytes to {}, more than {MAX_MESSAGE_BYTES}",
                     message.size(),
-                    emit.topic
+                    message.topic
                 ),
             ));
         }
@@ -183,7 +183,12 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
             headers: shown
                 .iter()
                 .flat_map(|record| &record.headers)
-                .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()))
+                .map(|(name, value)| {
+                    (
+                        name.to_string(),
+                        String::from_utf8_lossy(value).into_owned(),
+                    )
+                })
                 .collect(),
             value_base64: DeadLetter::encode_value(shown.map_or(&[], |record| &record.value)),
             failed_at: self.context.now,
@@ -199,7 +204,7 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
             // Strings and integers always encode.
             value: serde_json::to_vec(&letter).unwrap_or_default(),
         };
-        self.message(record, &emit, self.index)
+        self.message(record, emit, self.index)
     }
 
     pub(crate) fn finish(self) -> Outbox {

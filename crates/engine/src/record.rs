@@ -1,7 +1,7 @@
 //! A record read from the log.
 
 use bm_contracts::Timestamp;
-use bm_contracts::headers::{self, HeaderError, Kind, Seq, Source};
+use bm_contracts::headers::{self, HeaderError, Kind, Name, Seq, SourceRef};
 use bytes::Bytes;
 
 /// A record as the lane read it. Cheap to clone.
@@ -18,7 +18,7 @@ pub struct Record {
     /// The message; empty for a tombstone.
     pub value: Bytes,
     /// In order; names may repeat.
-    pub headers: Vec<(String, Bytes)>,
+    pub headers: Vec<(Name, Bytes)>,
 }
 
 impl Record {
@@ -37,10 +37,10 @@ impl Record {
     }
 
     /// Which lane emitted it and in which place; `None` for what comes from outside the lanes.
-    pub fn origin(&self) -> Result<Option<(Source, Seq)>, HeaderError> {
+    pub fn origin(&self) -> Result<Option<(SourceRef<'_>, Seq)>, HeaderError> {
         match (self.header(headers::SOURCE), self.header(headers::SEQ)) {
             (None, None) => Ok(None),
-            (Some(source), Some(seq)) => Ok(Some((source.parse()?, seq.parse()?))),
+            (Some(source), Some(seq)) => Ok(Some((SourceRef::parse(source)?, seq.parse()?))),
             _ => Err(HeaderError {
                 header: headers::SOURCE,
                 form: "present together with bm-seq",
@@ -78,6 +78,6 @@ impl Record {
     /// About how many bytes of memory it takes while it waits: many small records are more than
     /// the sum of their bytes.
     pub fn footprint(&self) -> usize {
-        self.size() + size_of::<Self>() + self.headers.len() * size_of::<(String, Bytes)>()
+        self.size() + size_of::<Self>() + self.headers.len() * size_of::<(Name, Bytes)>()
     }
 }

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bm_contracts::Timestamp;
+use metrics::Histogram;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use crate::acks::Pending;
 use crate::event_producer::{AppendError, Appended};
 use crate::observer::Observer;
 
@@ -43,17 +45,12 @@ impl Health {
     }
 }
 
-/// A message on its way.
-pub(crate) struct Pending {
-    pub(crate) sender: oneshot::Sender<Result<Appended, AppendError>>,
-    pub(crate) since: Instant,
-}
-
 pub(crate) struct AppendContext {
     generation: u64,
     observer: Observer,
     health: Arc<Health>,
     failures: mpsc::UnboundedSender<u64>,
+    seconds: Histogram,
 }
 
 impl AppendContext {
@@ -68,6 +65,7 @@ impl AppendContext {
             observer: observer.clone(),
             health: Arc::clone(health),
             failures: failures.clone(),
+            seconds: metrics::histogram!("bm_kafka_append_seconds"),
         }
     }
 }
@@ -98,7 +96,7 @@ impl ProducerContext for AppendContext {
         let outcome = match result {
             Ok(message) => {
                 self.health.acked(now);
-                metrics::histogram!("bm_kafka_append_seconds")
+                self.seconds
                     .record(now.saturating_duration_since(pending.since).as_secs_f64());
                 Ok(Appended {
                     partition: message.partition(),
@@ -111,8 +109,7 @@ impl ProducerContext for AppendContext {
                 Err(refused(error))
             }
         };
-        // A client that has gone does not want to know.
-        let _unheard = pending.sender.send(outcome);
+        pending.settle(outcome);
     }
 }
 

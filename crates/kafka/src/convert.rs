@@ -1,6 +1,6 @@
 //! From the client library's message to the project's record.
 
-use bm_contracts::Timestamp;
+use bm_contracts::{Timestamp, headers};
 use bm_engine::Record;
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -11,7 +11,7 @@ pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
             .iter()
-            .map(|header| (header.key.to_owned(), copy(header.value)))
+            .map(|header| (headers::name(header.key), copy(header.value)))
             .collect()
     });
     Record {

@@ -1,9 +1,10 @@
 //! Appends single messages, answers where and when the broker put them, and never waits for room.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bm_contracts::topics::MAX_MESSAGE_BYTES;
@@ -11,10 +12,11 @@ use bm_contracts::{Timestamp, Topic, TopicNames};
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use crate::append_context::{AppendContext, Health, Pending, refused};
+use crate::acks::Acks;
+use crate::append_context::{AppendContext, Health, refused};
 use crate::background::{blocking, drop_in_background};
 use crate::config::{ConfigError, KafkaConfig, number};
 use crate::error::KafkaError;
@@ -113,16 +115,30 @@ pub struct EventProducer {
     inner: Arc<Inner>,
 }
 
-/// The outcome of one append; certain to resolve soon after the configured timeout.
-#[must_use = "only the outcome tells whether the message is in the log"]
-pub struct AppendFuture {
-    outcome: oneshot::Receiver<Result<Appended, AppendError>>,
+/// Messages on their way together: handed over one by one, in their order, and waited for as one.
+#[must_use = "only the outcomes tell whether the messages are in the log"]
+pub struct Appending<'a> {
+    inner: &'a Inner,
+    producer: Option<Arc<ThreadedProducer<AppendContext>>>,
+    acks: Arc<Acks>,
+}
+
+/// The outcomes of some appends, in their order; certain to resolve soon after the configured timeout.
+#[must_use = "only the outcomes tell whether the messages are in the log"]
+pub struct Outcomes {
+    acks: Arc<Acks>,
     deadline: Pin<Box<Sleep>>,
 }
+
+/// The outcome of one append.
+#[must_use = "only the outcome tells whether the message is in the log"]
+pub struct AppendFuture(Outcomes);
 
 struct Inner {
     settings: ClientConfig,
     names: TopicNames,
+    /// Full name of the topic that nearly all messages go to.
+    game_events: String,
     timeout: Duration,
     observer: Observer,
     health: Arc<Health>,
@@ -151,6 +167,7 @@ impl EventProducer {
         let inner = Arc::new(Inner {
             settings,
             names: config.names.clone(),
+            game_events: config.names.full(Topic::GameEvents),
             timeout: append.timeout,
             observer,
             health,
@@ -160,6 +177,15 @@ impl EventProducer {
         });
         tokio::spawn(replace_failed(Arc::downgrade(&inner), failed));
         Ok(Self { inner })
+    }
+
+    /// Begins to hand over about `count` messages.
+    pub fn append_many(&self, count: usize) -> Appending<'_> {
+        Appending {
+            inner: &self.inner,
+            producer: self.inner.producer(),
+            acks: Arc::new(Acks::of(count)),
+        }
     }
 
     /// Hands over a message. Never waits: a full queue is an error.
@@ -173,37 +199,9 @@ impl EventProducer {
         headers: &[(&str, &str)],
         value: &[u8],
     ) -> Result<AppendFuture, AppendError> {
-        let producer = self
-            .inner
-            .producer()
-            .ok_or_else(|| AppendError::Unavailable("the producer has stopped".to_owned()))?;
-        let (sender, outcome) = oneshot::channel();
-        let headers = headers.iter().fold(
-            OwnedHeaders::new_with_capacity(headers.len()),
-            |headers, &(key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: Some(value),
-                })
-            },
-        );
-        let topic = self.inner.names.full(topic);
-        let pending = Box::new(Pending {
-            sender,
-            since: Instant::now(),
-        });
-        let mut record = BaseRecord::with_opaque_to(&topic, pending)
-            .key(key)
-            .payload(value)
-            .headers(headers);
-        record.partition = partition;
-        producer
-            .send(record)
-            .map_err(|(error, _)| refused(&error))?;
-        Ok(AppendFuture {
-            outcome,
-            deadline: Box::pin(tokio::time::sleep(self.inner.timeout + REPORT_GRACE)),
-        })
+        let mut appending = self.append_many(1);
+        appending.try_push(topic, partition, key, headers, value)?;
+        Ok(AppendFuture(appending.outcomes()))
     }
 
     /// Whether messages can be appended now, and if not, why not. Cheap: asks the broker at most once a second,
@@ -267,21 +265,86 @@ impl EventProducer {
     }
 }
 
+impl Appending<'_> {
+    /// Hands over the next message, as [`EventProducer::append`] does; what is refused at once is told
+    /// with the others' outcomes.
+    pub fn push(
+        &mut self,
+        topic: Topic,
+        partition: Option<i32>,
+        key: &str,
+        headers: &[(&str, &str)],
+        value: &[u8],
+    ) {
+        if let Err(error) = self.try_push(topic, partition, key, headers, value) {
+            self.acks.refused(error);
+        }
+    }
+
+    fn try_push(
+        &mut self,
+        topic: Topic,
+        partition: Option<i32>,
+        key: &str,
+        headers: &[(&str, &str)],
+        value: &[u8],
+    ) -> Result<(), AppendError> {
+        let producer = self
+            .producer
+            .as_ref()
+            .ok_or_else(|| AppendError::Unavailable("the producer has stopped".to_owned()))?;
+        let headers = headers.iter().fold(
+            OwnedHeaders::new_with_capacity(headers.len()),
+            |headers, &(key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            },
+        );
+        let topic = match topic {
+            Topic::GameEvents => Cow::Borrowed(self.inner.game_events.as_str()),
+            other => Cow::Owned(self.inner.names.full(other)),
+        };
+        let pending = Box::new(Acks::await_next(&self.acks));
+        let mut record = BaseRecord::with_opaque_to(&topic, pending)
+            .key(key)
+            .payload(value)
+            .headers(headers);
+        record.partition = partition;
+        producer.send(record).map_err(|(error, record)| {
+            record.delivery_opaque.taken_back();
+            refused(&error)
+        })
+    }
+
+    /// All are handed over; the future tells what came of each.
+    pub fn outcomes(self) -> Outcomes {
+        Outcomes {
+            acks: self.acks,
+            deadline: Box::pin(tokio::time::sleep(self.inner.timeout + REPORT_GRACE)),
+        }
+    }
+}
+
+impl Future for Outcomes {
+    type Output = Vec<Result<Appended, AppendError>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(outcomes) = self.acks.poll(cx) {
+            return Poll::Ready(outcomes);
+        }
+        let timed_out = self.deadline.as_mut().poll(cx);
+        timed_out.map(|()| self.acks.give_up())
+    }
+}
+
 impl Future for AppendFuture {
     type Output = Result<Appended, AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match Pin::new(&mut self.outcome).poll(cx) {
-            Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(AppendError::Unavailable(
-                "the producer was replaced".to_owned(),
-            ))),
-            Poll::Pending => self
-                .deadline
-                .as_mut()
-                .poll(cx)
-                .map(|()| Err(AppendError::TimedOut)),
-        }
+        let outcomes = ready!(Pin::new(&mut self.0).poll(cx)).pop();
+        Poll::Ready(outcomes.unwrap_or(Err(AppendError::TimedOut)))
     }
 }
 
@@ -296,7 +359,7 @@ impl Inner {
     /// Asks the broker about the topic of events: it must have a leader for every partition.
     async fn ask(&self) -> Result<(), String> {
         let producer = self.producer().ok_or("the producer has stopped")?;
-        let topic = self.names.full(Topic::GameEvents);
+        let topic = self.game_events.clone();
         let name = topic.clone();
         let metadata = blocking(move || producer.client().fetch_metadata(Some(&name), ASK))
             .await

@@ -20,6 +20,7 @@ pub mod membership;
 pub mod publisher;
 pub mod report;
 
+mod acks;
 mod append_context;
 mod background;
 mod backlog;
@@ -35,7 +36,9 @@ mod share;
 pub use admin::TopicAdmin;
 pub use config::{ConfigError, KafkaConfig, Mechanism, Security};
 pub use error::KafkaError;
-pub use event_producer::{AppendConfig, AppendError, AppendFuture, Appended, EventProducer};
+pub use event_producer::{
+    AppendConfig, AppendError, AppendFuture, Appended, Appending, EventProducer, Outcomes,
+};
 pub use fetcher::{Fetched, Fetcher};
 pub use log_reader::{LogReader, Snapshot};
 pub use membership::{Membership, MembershipEvent};

@@ -1,6 +1,7 @@
 //! What tools and tests read: a player's progress and grants, the archive in log order, the lanes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bm_contracts::messages::GrantStatus;
 use bm_contracts::{
@@ -304,7 +305,7 @@ impl ArchivedEvent {
                 .collect(),
         };
         Ok(EventRow {
-            event: GameEvent {
+            event: Arc::new(GameEvent {
                 event_type: EventType::parse(&self.event_type)
                     .ok_or_else(|| format!("unknown event type {}", self.event_type))?,
                 event_name: self.event_name,
@@ -321,7 +322,7 @@ impl ArchivedEvent {
                     .transpose()
                     .map_err(json)?,
                 extra,
-            },
+            }),
             event_key: self
                 .event_key
                 .try_into()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bm_bootstrap::supervise;
 use bm_contracts::Timestamp;
+use metrics::Counter;
 use tokio::sync::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -30,7 +31,29 @@ pub struct StudioDirectory {
 struct Inner {
     shared: Arc<Shared>,
     questions: Option<Questions>,
+    lookups: Lookups,
     _tasks: DropGuard,
+}
+
+/// Counters of what keys were, with every handle made once.
+struct Lookups {
+    known: Counter,
+    unknown: Counter,
+    inactive: Counter,
+    unavailable: Counter,
+}
+
+impl Lookups {
+    fn new() -> Self {
+        let of =
+            |result: &'static str| metrics::counter!("bm_auth_lookups_total", "result" => result);
+        Self {
+            known: of("known"),
+            unknown: of("unknown"),
+            inactive: of("inactive"),
+            unavailable: of("unavailable"),
+        }
+    }
 }
 
 impl StudioDirectory {
@@ -94,6 +117,7 @@ impl StudioDirectory {
             inner: Arc::new(Inner {
                 shared,
                 questions,
+                lookups: Lookups::new(),
                 _tasks: stop.drop_guard(),
             }),
         }
@@ -112,13 +136,14 @@ impl StudioDirectory {
         now: Timestamp,
     ) -> Result<Authenticated, AuthError> {
         let outcome = self.decide(key, now).await;
-        let result = match &outcome {
-            Ok(_) => "known",
-            Err(AuthError::Unknown) => "unknown",
-            Err(AuthError::Inactive) => "inactive",
-            Err(AuthError::Unavailable) => "unavailable",
+        let lookups = &self.inner.lookups;
+        let counter = match &outcome {
+            Ok(_) => &lookups.known,
+            Err(AuthError::Unknown) => &lookups.unknown,
+            Err(AuthError::Inactive) => &lookups.inactive,
+            Err(AuthError::Unavailable) => &lookups.unavailable,
         };
-        metrics::counter!("bm_auth_lookups_total", "result" => result).increment(1);
+        counter.increment(1);
         outcome
     }
 

@@ -16,21 +16,21 @@ impl Repeats {
             return false;
         };
         let marks = self.0.entry((topic, record.partition)).or_default();
-        !marks.admit(&source, seq)
+        !marks.admit(&source.to_owned(), seq)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bm_contracts::Timestamp;
-    use bm_contracts::headers::{SEQ, SOURCE};
+    use bm_contracts::headers::{self, SEQ, SOURCE};
 
     use super::*;
 
     fn record(partition: i32, headers: &[(&str, &str)]) -> Record {
         let headers = headers.iter().map(|(name, value)| {
             let value = value.to_owned().to_owned();
-            ((*name).to_owned(), value.into_bytes().into())
+            (headers::name(name), value.into_bytes().into())
         });
         Record {
             partition,

@@ -81,7 +81,7 @@ pub fn one(event_id: &EventId, in_log: InLog) -> Response {
 struct Item {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    event_id: Option<String>,
+    event_id: Option<EventId>,
     status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -121,7 +121,7 @@ impl Many {
         }
         self.results.push(Item {
             index: self.results.len(),
-            event_id: event_id.map(ToString::to_string),
+            event_id: event_id.cloned(),
             status,
             error: error.map(|error| error.sentence().to_owned()),
             code: error.map(|error| error.code().as_str()),

@@ -289,10 +289,10 @@ async fn only_appends_that_the_log_answered_or_did_not_say_how_long_it_takes() {
     let _guard = metrics::set_default_local_recorder(&recorded);
     let harness = Harness::new();
     for (error, expected) in [
-        (None, 2),
-        (Some(AppendError::QueueFull), 2),
-        (Some(AppendError::TooLarge), 2),
-        (Some(AppendError::TimedOut), 4),
+        (None, 1),
+        (Some(AppendError::QueueFull), 1),
+        (Some(AppendError::TooLarge), 1),
+        (Some(AppendError::TimedOut), 2),
     ] {
         harness.log.fail_with(error);
         harness.batch(&json!([good(), good()])).await;

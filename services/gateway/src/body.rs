@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bm_contracts::event::{EVENT_NAME_MAX_CHARS, timestamp};
-use bm_contracts::fields::EventFields;
+use bm_contracts::fields::{EventFields, string};
 use bm_contracts::ids::IdError;
 use bm_contracts::time::TimestampError;
 use bm_contracts::{EventId, EventType, GameEvent, GameId, StudioId, Timestamp, UserId};
@@ -66,7 +66,7 @@ impl<'a> Parsed<'a> {
     /// The event's id, if there is a well-formed one: what an error names.
     pub fn event_id(&self) -> Option<EventId> {
         let raw = self.fields.event_id?;
-        EventId::new(serde_json::from_str::<String>(raw.get()).ok()?).ok()
+        EventId::new(string(raw)?).ok()
     }
 
     /// Checks everything that needs neither a clock nor a database (400). `null` counts as absent.
@@ -156,8 +156,8 @@ impl Checked<'_> {
     }
 }
 
-fn text(field: &str, raw: &RawValue) -> Result<String, ApiError> {
-    serde_json::from_str(raw.get()).map_err(|_| ApiError::invalid_field(field, "must be a string"))
+fn text<'a>(field: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, ApiError> {
+    string(raw).ok_or_else(|| ApiError::invalid_field(field, "must be a string"))
 }
 
 fn bad_id(field: &str) -> impl Fn(IdError) -> ApiError {
@@ -173,7 +173,7 @@ fn event_name(raw: &RawValue) -> Result<String, ApiError> {
     } else if name.contains(char::is_control) {
         IdError::Control
     } else {
-        return Ok(name);
+        return Ok(name.into_owned());
     };
     Err(ApiError::invalid_field("eventName", why))
 }

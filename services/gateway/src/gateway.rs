@@ -146,8 +146,10 @@ impl Gateway {
         let millis = u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
         let nanos = (millis % 1_000) as u32 * 1_000_000;
         let time = uuid::Timestamp::from_unix(uuid::NoContext, millis / 1_000, nanos);
-        EventId::new(format!("evt_{}", Uuid::new_v7(time)))
-            .map_err(|_| ApiError::new(Code::Internal))
+        let mut text = *b"evt_------------------------------------";
+        Uuid::new_v7(time).hyphenated().encode_lower(&mut text[4..]);
+        let text = std::str::from_utf8(&text).unwrap_or_default();
+        EventId::new(text).map_err(|_| ApiError::new(Code::Internal))
     }
 
     /// The studio's games, well enough known for events of these.

@@ -8,6 +8,10 @@ use std::collections::HashSet;
 const MAX_NUMBER_CHARS: usize = 1_000;
 /// From so many keys on, an object's keys are looked up in a hash set.
 const FEW_KEYS: usize = 16;
+/// Nesting of most events, with room for more.
+const USUAL_DEPTH: usize = 8;
+/// Keys of most events, with room for more.
+const USUAL_KEYS: usize = 32;
 /// Names under which our JSON library passes its own values around.
 const RESERVED: &str = "$serde_json::private::";
 
@@ -46,7 +50,8 @@ pub fn check(text: &str, max_depth: usize) -> Result<(), Fault> {
         bytes: text.as_bytes(),
         at: 0,
         max_depth,
-        open: Vec::new(),
+        open: Vec::with_capacity(USUAL_DEPTH),
+        keys: Vec::with_capacity(USUAL_KEYS),
         field: None,
     };
     scan.run().map_err(|kind| Fault {
@@ -57,31 +62,8 @@ pub fn check(text: &str, max_depth: usize) -> Result<(), Fault> {
 
 enum Open<'a> {
     Array,
-    Object(Keys<'a>),
-}
-
-#[derive(Default)]
-struct Keys<'a> {
-    few: Vec<Cow<'a, str>>,
-    many: HashSet<Cow<'a, str>>,
-}
-
-impl<'a> Keys<'a> {
-    /// False when it is there already.
-    fn insert(&mut self, key: Cow<'a, str>) -> bool {
-        if self.many.is_empty() {
-            if self.few.contains(&key) {
-                return false;
-            }
-            self.few.push(key);
-            if self.few.len() == FEW_KEYS {
-                self.many.extend(self.few.drain(..));
-            }
-            true
-        } else {
-            self.many.insert(key)
-        }
-    }
+    /// Its keys are the scan's from this one on, as long as they are few; then they are looked up.
+    Object(usize, HashSet<Cow<'a, str>>),
 }
 
 struct Scan<'a> {
@@ -90,6 +72,8 @@ struct Scan<'a> {
     at: usize,
     max_depth: usize,
     open: Vec<Open<'a>>,
+    /// Keys of the open objects that have few, of inner ones behind those of outer ones.
+    keys: Vec<Cow<'a, str>>,
     field: Option<Cow<'a, str>>,
 }
 
@@ -101,10 +85,10 @@ impl<'a> Scan<'a> {
             self.blanks();
             let opened = match self.peek() {
                 Some(b'{') => {
-                    self.push(Open::Object(Keys::default()))?;
+                    self.push(Open::Object(self.keys.len(), HashSet::new()))?;
                     self.blanks();
                     if self.take(b'}') {
-                        self.open.pop();
+                        self.close();
                         false
                     } else {
                         self.key()?;
@@ -115,7 +99,7 @@ impl<'a> Scan<'a> {
                     self.push(Open::Array)?;
                     self.blanks();
                     if self.take(b']') {
-                        self.open.pop();
+                        self.close();
                         false
                     } else {
                         true
@@ -143,7 +127,7 @@ impl<'a> Scan<'a> {
                 let object = match self.open.last() {
                     None if self.at == self.bytes.len() => return Ok(()),
                     None => return Err(FaultKind::Syntax),
-                    Some(open) => matches!(open, Open::Object(_)),
+                    Some(open) => matches!(open, Open::Object(..)),
                 };
                 if self.take(b',') {
                     if object {
@@ -155,7 +139,7 @@ impl<'a> Scan<'a> {
                 if !self.take(if object { b'}' } else { b']' }) {
                     return Err(FaultKind::Syntax);
                 }
-                self.open.pop();
+                self.close();
             }
         }
     }
@@ -217,12 +201,37 @@ impl<'a> Scan<'a> {
         if key.starts_with(RESERVED) {
             return Err(FaultKind::ReservedKey);
         }
-        if let Some(Open::Object(keys)) = self.open.last_mut()
-            && !keys.insert(key.clone())
-        {
+        self.remember(key)
+    }
+
+    /// Takes a key of the innermost object, which must not have it yet.
+    fn remember(&mut self, key: Cow<'a, str>) -> Result<(), FaultKind> {
+        let Some(Open::Object(first, many)) = self.open.last_mut() else {
+            return Ok(());
+        };
+        let few = &self.keys[*first..];
+        let known = if many.is_empty() {
+            few.contains(&key)
+        } else {
+            many.contains(&key)
+        };
+        if known {
             return Err(FaultKind::DuplicateKey(key.into_owned()));
         }
+        if many.is_empty() && few.len() < FEW_KEYS {
+            self.keys.push(key);
+        } else {
+            many.extend(self.keys.drain(*first..));
+            many.insert(key);
+        }
         Ok(())
+    }
+
+    /// What was opened last ends.
+    fn close(&mut self) {
+        if let Some(Open::Object(first, _)) = self.open.pop() {
+            self.keys.truncate(first);
+        }
     }
 
     /// Says whether there are escapes in it.

@@ -8,6 +8,7 @@
 //! | [`envelope`], [`body`], [`json`] | from bytes to checked events |
 //! | [`gateway`], [`games`], [`settle`] | who asks, what may come in, what became of it |
 //! | [`record`], [`answer`] | what the bus and the client get |
+//! | `to_its_end` | work that goes on without its client |
 //! | [`ports`], [`wiring`] | what is needed from outside, and what there is |
 //! | [`settings`], [`run`](mod@run), [`stats`] | configuration, life, metrics |
 
@@ -27,6 +28,7 @@ pub mod run;
 pub mod settings;
 pub mod settle;
 pub mod stats;
+mod to_its_end;
 pub mod wiring;
 
 #[cfg(test)]

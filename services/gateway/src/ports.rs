@@ -11,12 +11,12 @@ use crate::record::BusRecord;
 
 /// The log of accepted events.
 pub trait EventLog: Send + Sync + 'static {
-    /// Hands a record over without waiting; the future tells when it is in the log for good, or
-    /// that this is not known. Records of one key handed over in order stay in order.
+    /// Hands records over without waiting; the future tells of each, in their order, that it is in
+    /// the log for good, or that this is not known. Records of one key stay in their order.
     fn append(
         &self,
-        record: &BusRecord,
-    ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError>;
+        records: &[&BusRecord],
+    ) -> BoxFuture<'static, Vec<Result<Appended, AppendError>>>;
 }
 
 /// The registered games could not be asked. Cheap to clone.

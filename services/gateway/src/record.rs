@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bm_contracts::{EventType, GameEvent, GameId, StudioId, headers, partition};
+use bm_contracts::{EventType, GameEvent, GameId, StudioId, headers};
 use bm_web::{CorrelationId, TraceParent};
 
 /// What all records of one request have in common.
@@ -31,9 +31,10 @@ pub struct BusRecord {
 impl BusRecord {
     /// The record of `event`, tied to the request it came in.
     pub fn of(event: GameEvent, origin: &Arc<Origin>) -> Self {
+        let (key, value) = event.to_record();
         Self {
-            key: partition::player_key(&event.game_id, &event.user_id),
-            value: event.to_json(),
+            key,
+            value,
             game: event.game_id,
             event_type: event.event_type,
             origin: Arc::clone(origin),

@@ -1,18 +1,20 @@
 //! Puts events into the log, each that is not there already, and says what became of them.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bm_admission::{Attempt, Begin};
 use bm_kafka::{AppendError, Appended};
 use bm_web::{ApiError, Code};
-use futures::future::{OptionFuture, join_all};
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use crate::answer::InLog;
 use crate::gateway::{Gateway, Ready, unavailable};
 use crate::memory::Held;
 use crate::record::BusRecord;
+use crate::to_its_end::ToItsEnd;
 
 /// When to try again while an event of the same id is under way.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(1);
@@ -43,8 +45,9 @@ impl Gateway {
             drop(held);
             fates
         };
+        let settling = AssertUnwindSafe(settling).catch_unwind();
         // An error is a panic in there, which the panic hook has logged.
-        let fates = self.work.spawn(settling).await;
+        let fates = ToItsEnd::new(settling.boxed(), &self.work).await;
         fates.unwrap_or_else(|_| vec![Err(ApiError::new(Code::Internal)); count])
     }
 
@@ -52,36 +55,37 @@ impl Gateway {
         let plans = self.plan(&events).await;
         // All are handed over first, in their order, and then waited for together. The log has a
         // copy of its own from then on.
-        let handed_over: Vec<_> = events
-            .into_iter()
+        let records: Vec<&BusRecord> = events
+            .iter()
             .zip(&plans)
-            .map(|(event, plan)| {
-                let append = matches!(plan, Plan::Append(_));
-                OptionFuture::from(append.then(|| self.append(&event.record)))
-            })
+            .filter(|(_, plan)| matches!(plan, Plan::Append(_)))
+            .map(|(event, _)| &event.record)
             .collect();
-        let outcomes = join_all(handed_over).await;
+        let mut outcomes = if records.is_empty() {
+            Vec::new()
+        } else {
+            let since = Instant::now();
+            let appending = self.log.append(&records);
+            drop(records);
+            drop(events);
+            let outcomes = appending.await;
+            // What was refused at once says nothing about how long the log takes.
+            let tells = |outcome: &_| matches!(outcome, Ok(_) | Err(AppendError::TimedOut));
+            if outcomes.iter().any(tells) {
+                self.stats.appended(since.elapsed());
+            }
+            outcomes
+        }
+        .into_iter();
         let mut fates: Vec<Fate> = Vec::with_capacity(plans.len());
-        for (plan, outcome) in plans.into_iter().zip(outcomes) {
-            let fate = match (plan, outcome) {
-                (Plan::Append(attempt), Some(Ok(appended))) => {
-                    let at = appended.timestamp;
-                    if let Some(attempt) = attempt {
-                        self.ids.done(attempt, at);
-                    }
-                    let duplicate = false;
-                    Ok(InLog { duplicate, at })
-                }
-                (Plan::Append(attempt), Some(Err(error))) => {
-                    // It may be in the log or not; the router knows when it comes again.
-                    if let Some(attempt) = attempt {
-                        self.ids.clear(attempt);
-                    }
-                    Err(refusal(&error))
-                }
-                (Plan::Known(fate), _) => fate,
-                (Plan::AsEarlier(first), _) => as_earlier(fates.get(first)),
-                (Plan::Append(_), None) => Err(ApiError::new(Code::Internal)),
+        for plan in plans {
+            let fate = match plan {
+                Plan::Append(attempt) => match outcomes.next() {
+                    Some(outcome) => self.appended(attempt, outcome),
+                    None => Err(ApiError::new(Code::Internal)),
+                },
+                Plan::Known(fate) => fate,
+                Plan::AsEarlier(first) => as_earlier(fates.get(first)),
             };
             fates.push(fate);
         }
@@ -119,20 +123,24 @@ impl Gateway {
         plans
     }
 
-    /// Hands one event over at once; the future tells what came of it.
-    fn append(
-        &self,
-        record: &BusRecord,
-    ) -> impl Future<Output = Result<Appended, AppendError>> + use<'_> {
-        let since = Instant::now();
-        let appending = self.log.append(record);
-        async move {
-            let outcome = appending?.await;
-            // What was refused at once says nothing about how long the log takes.
-            if matches!(outcome, Ok(_) | Err(AppendError::TimedOut)) {
-                self.stats.appended(since.elapsed());
+    /// Tells the memory of event ids, if it was asked, what became of an event.
+    fn appended(&self, attempt: Option<Attempt>, outcome: Result<Appended, AppendError>) -> Fate {
+        match outcome {
+            Ok(appended) => {
+                let at = appended.timestamp;
+                if let Some(attempt) = attempt {
+                    self.ids.done(attempt, at);
+                }
+                let duplicate = false;
+                Ok(InLog { duplicate, at })
             }
-            outcome
+            Err(error) => {
+                // It may be in the log or not; the router knows when it comes again.
+                if let Some(attempt) = attempt {
+                    self.ids.clear(attempt);
+                }
+                Err(refusal(&error))
+            }
         }
     }
 }

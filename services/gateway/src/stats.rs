@@ -28,7 +28,7 @@ impl EventStats {
         metrics::describe_histogram!(
             "bm_gateway_append_seconds",
             metrics::Unit::Seconds,
-            "From handing an event to the producer to its outcome."
+            "From handing the events of a request to the producer to the last one's outcome."
         );
         metrics::describe_histogram!("bm_gateway_batch_events", "Events in a batch.");
         Self {
@@ -63,7 +63,7 @@ impl EventStats {
             .increment(events as u64);
     }
 
-    /// The log took so long to say anything.
+    /// The log took so long for the events of a request.
     pub fn appended(&self, took: Duration) {
         self.append.record(took.as_secs_f64());
     }

@@ -138,32 +138,32 @@ impl FakeLog {
 impl EventLog for FakeLog {
     fn append(
         &self,
-        record: &BusRecord,
-    ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        match self.failing.lock().unwrap().clone() {
-            Some(AppendError::TimedOut) => {
-                return Ok(async { Err(AppendError::TimedOut) }.boxed());
-            }
-            Some(error) => return Err(error),
-            None => {}
+        records: &[&BusRecord],
+    ) -> BoxFuture<'static, Vec<Result<Appended, AppendError>>> {
+        if let Some(error) = self.failing.lock().unwrap().clone() {
+            let failed = records.iter().map(|_| Err(error.clone())).collect();
+            return async { failed }.boxed();
         }
-        let mut records = self.records.lock().unwrap();
-        records.push(record.clone());
-        let appended = Appended {
-            partition: 0,
-            offset: records.len() as i64 - 1,
-            timestamp: NOW.saturating_add_millis(records.len() as i64),
+        let mut log = self.records.lock().unwrap();
+        let append = |record: &&BusRecord| {
+            log.push((*record).clone());
+            Ok(Appended {
+                partition: 0,
+                offset: log.len() as i64 - 1,
+                timestamp: NOW.saturating_add_millis(log.len() as i64),
+            })
         };
+        let appended = records.iter().map(append).collect();
         let held_back = self.held_back.lock().unwrap().clone();
         let panics = self.panics.load(Ordering::SeqCst);
-        Ok(async move {
+        async move {
             assert!(!panics, "as the test wants it");
             if let Some(go_on) = held_back {
                 go_on.notified().await;
             }
-            Ok(appended)
+            appended
         }
-        .boxed())
+        .boxed()
     }
 }
 

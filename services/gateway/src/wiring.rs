@@ -24,10 +24,14 @@ const CHECK: Duration = Duration::from_secs(3);
 impl EventLog for EventProducer {
     fn append(
         &self,
-        record: &BusRecord,
-    ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        let (key, headers, value) = (&record.key, record.headers(), &record.value);
-        Self::append(self, Topic::GameEvents, None, key, &headers, value).map(FutureExt::boxed)
+        records: &[&BusRecord],
+    ) -> BoxFuture<'static, Vec<Result<Appended, AppendError>>> {
+        let mut appending = self.append_many(records.len());
+        for record in records {
+            let (key, headers, value) = (&record.key, record.headers(), &record.value);
+            appending.push(Topic::GameEvents, None, key, &headers, value);
+        }
+        appending.outcomes().boxed()
     }
 }
 

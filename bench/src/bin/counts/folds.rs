@@ -115,7 +115,7 @@ fn from_all(records: &[Record]) -> Watermarks {
                 offset: -1,
                 index: 0,
             };
-            marks.admit(&source, before);
+            marks.admit(&source.to_owned(), before);
         }
     }
     marks

@@ -48,34 +48,44 @@ struct Log {
 impl EventLog for Log {
     fn append(
         &self,
-        record: &BusRecord,
-    ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, AppendError> {
-        let (mut partition, mut offset) = (0, 0);
+        records: &[&BusRecord],
+    ) -> BoxFuture<'static, Vec<Result<Appended, AppendError>>> {
+        let appended = records.iter().map(|record| Ok(self.take(record)));
+        ready(appended.collect()).boxed()
+    }
+}
+
+impl Log {
+    fn take(&self, record: &BusRecord) -> Appended {
         let timestamp = self.clock.now();
-        if let Some(kept) = &self.kept {
-            let mut kept = kept.lock().expect("nobody panics in here");
-            let headers = record.headers();
-            let key = record.key.clone().into_bytes();
-            partition = partition_for(&key, Topic::GameEvents.spec().partitions);
-            offset = kept.len() as i64;
-            kept.push(Record {
-                partition,
-                offset,
+        let Some(kept) = &self.kept else {
+            return Appended {
+                partition: 0,
+                offset: 0,
                 timestamp,
-                key: Bytes::from(key),
-                value: Bytes::from(record.value.clone()),
-                headers: headers
-                    .iter()
-                    .map(|&(name, value)| (name.to_owned(), Bytes::from(value.to_owned())))
-                    .collect(),
-            });
-        }
-        let appended = Appended {
+            };
+        };
+        let mut kept = kept.lock().expect("nobody panics in here");
+        let key = Bytes::from(record.key.clone());
+        let partition = partition_for(&key, Topic::GameEvents.spec().partitions);
+        let offset = kept.len() as i64;
+        kept.push(Record {
             partition,
             offset,
             timestamp,
-        };
-        Ok(ready(Ok(appended)).boxed())
+            key,
+            value: Bytes::from(record.value.clone()),
+            headers: record
+                .headers()
+                .iter()
+                .map(|&(name, value)| (name.into(), Bytes::from(value.to_owned())))
+                .collect(),
+        });
+        Appended {
+            partition,
+            offset,
+            timestamp,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use super::tiers::{Limit, StudioLimits};
 use crate::clock::SteadyClock;
 use crate::config::AdmissionConfig;
 use crate::redis_handle::RedisHandle;
+use crate::stats::{Admitted, LimiterStats};
 use crate::unique;
 
 /// Settings of a [`Limiter`].
@@ -105,6 +106,7 @@ pub(super) struct Inner {
     pub(super) gateways: AtomicU32,
     /// This gateway has taken its leave.
     pub(super) closed: AtomicBool,
+    stats: LimiterStats,
 }
 
 /// A decision and whether it was made without the shared counters.
@@ -124,6 +126,7 @@ impl Limiter {
             confined_until: AtomicU64::new(0),
             gateways: AtomicU32::new(config.gateways.max(1)),
             closed: AtomicBool::new(false),
+            stats: LimiterStats::new(),
             redis,
             clock,
             config,
@@ -329,23 +332,13 @@ impl Inner {
             Step::Refused | Step::Missing(_) => (false, Pair::ZERO),
         };
         let whole = request_admitted && got.events == ask.events;
-        let mode = if alone { "alone" } else { "shared" };
-        let result = match (request_admitted, whole) {
-            (false, _) => "refused",
-            (true, false) => "partial",
-            (true, true) => "admitted",
+        let admitted = match (request_admitted, whole) {
+            (false, _) => Admitted::Nothing,
+            (true, false) => Admitted::Part,
+            (true, true) => Admitted::All,
         };
-        metrics::counter!("bm_admission_requests_total", "result" => result, "mode" => mode)
-            .increment(1);
-        for (result, events) in [
-            ("admitted", got.events),
-            ("refused", ask.events - got.events),
-        ] {
-            if events > 0 {
-                metrics::counter!("bm_admission_events_total", "result" => result)
-                    .increment(events.into());
-            }
-        }
+        let refused = ask.events - got.events;
+        self.stats.decided(admitted, alone, got.events, refused);
         Admission {
             request_admitted,
             admitted_events: got.events,

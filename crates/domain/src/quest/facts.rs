@@ -1,6 +1,6 @@
 //! An event as quests look at it: decoded once, asked by many rules.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bm_contracts::{GameEvent, Timestamp};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::cel::CelEvent;
 /// An event with what rules ask of it, each thing worked out once, when it is first asked for.
 #[derive(Debug)]
 pub struct EventFacts {
-    event: GameEvent,
+    event: Arc<GameEvent>,
     ingested_at: Timestamp,
     metadata: OnceLock<Result<Value, String>>,
     cel: OnceLock<CelEvent>,
@@ -18,9 +18,9 @@ pub struct EventFacts {
 
 impl EventFacts {
     /// Takes an event that the broker appended at `ingested_at`.
-    pub fn new(event: GameEvent, ingested_at: Timestamp) -> Self {
+    pub fn new(event: impl Into<Arc<GameEvent>>, ingested_at: Timestamp) -> Self {
         Self {
-            event,
+            event: event.into(),
             ingested_at,
             metadata: OnceLock::new(),
             cel: OnceLock::new(),
@@ -28,7 +28,7 @@ impl EventFacts {
     }
 
     /// The event.
-    pub fn event(&self) -> &GameEvent {
+    pub fn event(&self) -> &Arc<GameEvent> {
         &self.event
     }
 

@@ -56,7 +56,7 @@ impl Domain for QuestDomain {
     fn decode(&self, record: &Record) -> Result<QuestInput, Poison> {
         record::expect_event(record)?;
         let event = record::decode_event(record)?;
-        record::expect_key(record, &player_key(&event.game_id, &event.user_id))?;
+        record::expect_key(record, &event.game_id, &event.user_id)?;
         let stamp = record
             .config_seq()
             .map_err(|e| Poison::new("bad_header", e.to_string()))?
@@ -208,7 +208,7 @@ fn grants(
         Ok(Emit {
             topic: Topic::RewardEvents,
             key: player_key(&event.game_id, &event.user_id),
-            headers: vec![(headers::KIND.to_owned(), Kind::Event.as_str().to_owned())],
+            headers: vec![record::of_kind(Kind::Event)],
             value: encode(&grant)?,
         })
     })

@@ -5,7 +5,7 @@
     reason = "json! literals read better without a borrow"
 )]
 
-use bm_contracts::Topic;
+use bm_contracts::{Topic, headers};
 use serde_json::{Value, json};
 
 use super::*;
@@ -62,7 +62,7 @@ fn completion_freezes_progress_and_grants_each_reward_once() {
     assert!(
         grant
             .headers
-            .contains(&("bm-kind".to_owned(), "event".to_owned()))
+            .contains(&("bm-kind".into(), "event".to_owned()))
     );
     // Batches of two: of the first two changes only the second is shown.
     let versions: Vec<_> = lane.sent(Topic::UiUpdates);
@@ -246,7 +246,7 @@ fn records_no_one_can_use_become_dead_letters_and_the_lane_goes_on() {
         record.headers.retain(|(header, _)| header != name);
         record
             .headers
-            .extend(value.map(|v| (name.to_owned(), v.into())));
+            .extend(value.map(|v| (headers::name(name), v.into())));
         record
     };
     let mut no_time = good.clone();

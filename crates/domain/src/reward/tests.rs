@@ -21,7 +21,7 @@ fn record(offset: i64, change: &Value) -> Record {
         timestamp: Timestamp::clamped(0),
         key: Bytes::from_static(b"g:u"),
         value: Bytes::from(grant.to_string()),
-        headers: vec![("bm-correlation-id".to_owned(), Bytes::from_static(b"c-1"))],
+        headers: vec![("bm-correlation-id".into(), Bytes::from_static(b"c-1"))],
     }
 }
 

@@ -159,9 +159,7 @@ fn records_that_cannot_be_kept_become_dead_letters() {
     let mut no_json = at_time(5, base);
     no_json.value = "hello".into();
     let mut barrier = at_time(6, base);
-    barrier
-        .headers
-        .push(("bm-kind".to_owned(), "barrier".into()));
+    barrier.headers.push(("bm-kind".into(), "barrier".into()));
     let long = event(
         "u",
         "e7",
@@ -198,7 +196,7 @@ fn records_that_cannot_be_kept_become_dead_letters() {
 
 /// An event as it can be made from the columns of its row.
 fn restored(row: &EventRow) -> GameEvent {
-    let mut event = row.event.clone();
+    let mut event = GameEvent::clone(&row.event);
     event.ingested_at = Some(row.ingested_at);
     event.metadata = event
         .metadata

@@ -127,7 +127,7 @@ fn distinct(logs: &Logs, topic: Topic) -> Vec<Record> {
             record
                 .origin()
                 .unwrap()
-                .is_none_or(|(source, seq)| marks.admit(&source, seq))
+                .is_none_or(|(source, seq)| marks.admit(&source.to_owned(), seq))
         };
         taken.extend(log.iter().filter(new).cloned());
     }
@@ -288,9 +288,7 @@ fn whatever_does_not_fit_a_dead_letter_the_record_is_not_lost() {
     // Not UTF-8: as text it takes three times the room.
     let noise = Bytes::from(vec![0xff; 400_000]);
     let mut with_header = record("not an amount");
-    with_header
-        .headers
-        .push(("noise".to_owned(), noise.clone()));
+    with_header.headers.push(("noise".into(), noise.clone()));
     let letter = only_letter(&fold_alone(with_header));
     assert!(letter.headers.is_empty() && letter.error.contains("left out"));
 
@@ -302,7 +300,7 @@ fn whatever_does_not_fit_a_dead_letter_the_record_is_not_lost() {
 
     let mut with_id = record("not an amount");
     let id = Bytes::from("i".repeat(600_000));
-    with_id.headers.push(("bm-correlation-id".to_owned(), id));
+    with_id.headers.push(("bm-correlation-id".into(), id));
     let letter = only_letter(&fold_alone(with_id));
     assert_eq!(letter.code, "undecodable");
     assert_eq!(letter.correlation_id, None);

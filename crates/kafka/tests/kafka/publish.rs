@@ -23,8 +23,8 @@ fn message(lane: usize, offset: i64, index: i32, partition: i32, value: Vec<u8>)
         partition,
         key: format!("g:{lane}"),
         headers: vec![
-            (SOURCE.to_owned(), format!("test/quest.events/{lane}")),
-            (SEQ.to_owned(), format!("0.{offset}.{index}")),
+            (SOURCE.into(), format!("test/quest.events/{lane}")),
+            (SEQ.into(), format!("0.{offset}.{index}")),
         ],
         value,
     }

@@ -127,7 +127,7 @@ fn game_record(event: &GameEvent, at: i64) -> Record {
         timestamp: NOW.saturating_add_millis(at),
         key: Bytes::from(player_key(&event.game_id, &event.user_id)),
         value: Bytes::from(event.to_json()),
-        headers: vec![("bm-correlation-id".to_owned(), Bytes::from_static(b"c-1"))],
+        headers: vec![("bm-correlation-id".into(), Bytes::from_static(b"c-1"))],
     }
 }
 
@@ -151,11 +151,8 @@ fn replayed(row: &EventRow) -> Record {
     let mut record = game_record(&row.event, 0);
     record.offset = row.log_offset;
     record.headers = vec![
-        ("bm-kind".to_owned(), Bytes::from_static(b"event")),
-        (
-            "bm-config".to_owned(),
-            Bytes::from(row.config_seq.to_string()),
-        ),
+        ("bm-kind".into(), Bytes::from_static(b"event")),
+        ("bm-config".into(), Bytes::from(row.config_seq.to_string())),
     ];
     record
 }

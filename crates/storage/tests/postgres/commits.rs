@@ -1,6 +1,7 @@
 //! The three stores: what they write, read back and refuse.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bm_contracts::messages::GrantStatus;
 use bm_contracts::{GameId, StudioId, Timestamp, UserId};
@@ -75,9 +76,10 @@ async fn events_are_known_once_they_are_committed_and_read_back_as_they_were() {
     let mut earlier = event_row("earlier", r#"{"a": [1, 2.50, "é"]}"#);
     earlier.log_offset = 98;
     let mut bare = event_row("bare", "{}");
-    bare.event.metadata = None;
-    bare.event.extra.clear();
-    bare.event.event_name = None;
+    let event = Arc::make_mut(&mut bare.event);
+    event.metadata = None;
+    event.extra.clear();
+    event.event_name = None;
     bare.correlation_id = None;
     commit_events(&store, &[step(0, &row)], &[bare.clone(), earlier.clone()])
         .await

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bm_contracts::messages::ConfigMessage;
-use bm_contracts::{EventType, GameId, StudioId, Topic, UserId};
+use bm_contracts::{EventType, GameEvent, GameId, StudioId, Topic, UserId};
 use bm_domain::definition::{NamedGames, parse_file};
 use bm_domain::quest::{EventFacts, QuestDomain, QuestRules, QuestStatus};
 use bm_domain::routing::RouterDomain;
@@ -120,7 +120,7 @@ async fn an_archived_quest_counts_no_event_after_the_save_and_keeps_its_rows() {
     let rules = LaneStore::<RouterDomain>::rules(&fixture.router(), None, ConfigDemand::Latest)
         .await
         .unwrap();
-    let mut event = event_row("e", "{}").event;
+    let mut event = GameEvent::clone(&event_row("e", "{}").event);
     event.event_type = EventType::MatchEnd;
     let facts = EventFacts::new(event.clone(), NOW);
     assert_eq!(rules.seq, saved.config_seq);

@@ -1,5 +1,6 @@
 //! What a failed commit is called decides what becomes of the lane: each kind, made to happen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bm_contracts::Timestamp;
@@ -15,7 +16,7 @@ async fn a_missing_day_is_undone_and_no_fault_of_the_event() {
     fixture.make_lanes::<RouterDomain>(1).await;
     let row = fixture.take::<RouterDomain>(0).await;
     let mut event = event_row("e", "{}");
-    event.event.timestamp = Timestamp::clamped(0);
+    Arc::make_mut(&mut event.event).timestamp = Timestamp::clamped(0);
     let result = commit_events(
         &fixture.router(),
         &[step(0, &row)],
@@ -44,7 +45,7 @@ async fn a_value_the_database_cannot_store_is_bad_data() {
     fixture.make_lanes::<RouterDomain>(1).await;
     let row = fixture.take::<RouterDomain>(0).await;
     let mut long_name = event_row("e", "{}");
-    long_name.event.event_name = Some("x".repeat(51));
+    Arc::make_mut(&mut long_name.event).event_name = Some("x".repeat(51));
     let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
     for (event, expected) in [
         (event_row("e", r#"{"a": "\u0000"}"#), "22P05"),

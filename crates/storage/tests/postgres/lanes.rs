@@ -83,7 +83,7 @@ async fn take_raises_the_epoch_and_gives_back_what_was_committed() {
             topic: Topic::UiUpdates,
             partition: 7,
             key: "game:player".to_owned(),
-            headers: vec![("bm-seq".to_owned(), "0.1.0".to_owned())],
+            headers: vec![("bm-seq".into(), "0.1.0".to_owned())],
             // Larger than a page, so that it is stored out of line.
             value: (0..300_000_u32).map(|n| (n * 31) as u8).collect(),
         }],

@@ -1,6 +1,7 @@
 //! What the tests share: a database of each test's own, and rows to put into it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bm_contracts::messages::GrantStatus;
 use bm_contracts::{
@@ -178,7 +179,7 @@ pub(crate) fn event_row(event_id: &str, metadata: &str) -> EventRow {
             &event.event_id,
         ),
         body_hash: hash::body_hash(&event),
-        event,
+        event: Arc::new(event),
         ingested_at: NOW.saturating_add_millis(7),
         log_partition: 3,
         log_offset: 99,
