@@ -1,7 +1,11 @@
 // A straightforward processor: one event at a time, one INSERT and one UPSERT each, then the offset.
 // node processor.js BROKERS TOPIC DATABASE_URL; prints "done N" for every 100 events.
-import { Kafka, logLevel } from 'kafkajs';
+import kafkajs from 'kafkajs';
+import SnappyCodec from 'kafkajs-snappy';
 import pg from 'pg';
+
+const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = kafkajs;
+CompressionCodecs[CompressionTypes.Snappy] = SnappyCodec;
 
 const [brokers, topic, url] = process.argv.slice(2);
 const database = new pg.Client({ connectionString: url });

@@ -7,6 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+/// Of the column of names.
+const WIDTH: usize = 60;
+
 /// What a figure is to be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
@@ -25,9 +28,22 @@ struct Figure {
     goal: Goal,
 }
 
+impl Figure {
+    fn misses(&self) -> bool {
+        match self.goal {
+            Goal::Min(min) => self.value < min,
+            Goal::Max(max) => self.value > max,
+            Goal::None => false,
+        }
+    }
+}
+
 /// All figures of a run, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(BTreeMap<String, Figure>);
+pub(crate) struct Figures {
+    taken: BTreeMap<String, Figure>,
+    left_out: Vec<String>,
+}
 
 impl Figures {
     /// Adds one, and says so at once.
@@ -40,13 +56,25 @@ impl Figures {
     ) {
         let (name, figure) = (name.into(), Figure { value, unit, goal });
         println!("{name}: {figure}");
-        self.0.insert(name, figure);
+        self.taken.insert(name, figure);
+    }
+
+    /// Says why some cannot be had here.
+    pub(crate) fn leave_out(&mut self, what: &str, why: &str) {
+        let sentence = format!("left out: {what}, since {why}");
+        println!("{sentence}");
+        self.left_out.push(sentence);
+    }
+
+    /// How many are not what they are to be.
+    pub(crate) fn missed(&self) -> usize {
+        self.taken.values().filter(|figure| figure.misses()).count()
     }
 
     /// Writes `{name: {value, unit, min|max}}`.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let figures: BTreeMap<&str, Value> = self
-            .0
+            .taken
             .iter()
             .map(|(name, figure)| {
                 let mut json = json!({"value": figure.value, "unit": figure.unit});
@@ -69,8 +97,8 @@ impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.2} {}", self.value, self.unit)?;
         match self.goal {
-            Goal::Min(min) if self.value < min => write!(f, "   MISSED: at least {min}"),
-            Goal::Max(max) if self.value > max => write!(f, "   MISSED: at most {max}"),
+            Goal::Min(min) if self.misses() => write!(f, "   MISSED: at least {min}"),
+            Goal::Max(max) if self.misses() => write!(f, "   MISSED: at most {max}"),
             Goal::Min(min) => write!(f, "   (at least {min})"),
             Goal::Max(max) => write!(f, "   (at most {max})"),
             Goal::None => Ok(()),
@@ -80,8 +108,11 @@ impl fmt::Display for Figure {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, figure) in &self.0 {
-            writeln!(f, "{name:<44} {figure}")?;
+        for (name, figure) in &self.taken {
+            writeln!(f, "{name:<WIDTH$} {figure}")?;
+        }
+        for sentence in &self.left_out {
+            writeln!(f, "{sentence}")?;
         }
         Ok(())
     }

@@ -2,14 +2,13 @@
 //! beforehand, answers read only for their status and length.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bm_bench::ID;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-
-/// Stands in a body where an id is put that no other request has; as long as the id.
-pub(crate) const ID: &str = "@@@@@@@@@@@@@@@@@@@@@@@@";
 
 /// Rates are counted from here on: connections and caches are warm.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -100,16 +99,41 @@ async fn run(address: SocketAddr, connections: usize, seconds: f64, shots: Vec<S
     }
 }
 
+/// Sends each of the shots once, over so many connections; panics when one is refused.
+pub(crate) async fn send_all(address: SocketAddr, connections: usize, shots: Vec<Shot>) {
+    let shots = Arc::new(Mutex::new(shots));
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let shots = Arc::clone(&shots);
+        tasks.spawn(async move {
+            let mut stream = connect(address).await;
+            let mut buffer = vec![0; 64 * 1024];
+            let next = || shots.lock().expect("nobody panics in here").pop();
+            while let Some(shot) = next() {
+                let sent = stream.write_all(&shot.bytes).await;
+                sent.expect("the server reads");
+                let taken = answer(&mut stream, &mut buffer).await;
+                taken.unwrap_or_else(|answer| panic!("refused: {answer}"));
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await;
+    let stream = stream.expect("the server listens");
+    stream.set_nodelay(true).expect("a socket of TCP");
+    stream
+}
+
 async fn keep_busy(
     address: SocketAddr,
     mut shots: Vec<Shot>,
     begin: Instant,
     end: Instant,
 ) -> (u64, Option<String>) {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .expect("the server listens");
-    stream.set_nodelay(true).expect("a socket of TCP");
+    let mut stream = connect(address).await;
     let mut next_id: u128 = rand::random::<u64>().into();
     next_id <<= 32;
     let (mut good, mut refused) = (0, None);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bm_bench::event;
 use bm_contracts::Topic;
 use bm_engine::Record;
 use bm_kafka::LogReader;
@@ -16,24 +17,11 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::Options;
 use crate::figures::{Figures, Goal, median};
-use crate::http::{ID, Shot, hammer};
+use crate::http::{Shot, hammer};
 use crate::stage::Stage;
 
 /// Requests that differ in their player, so that all partitions have work.
 const PLAYERS: usize = 1_000;
-
-/// An event as a game would send it; with an id where `named`.
-pub(crate) fn event(game: &str, player: usize, kind: &str, named: bool) -> String {
-    let id = if named {
-        format!(r#""eventId":"{ID}","#)
-    } else {
-        String::new()
-    };
-    let now = bm_bootstrap::Clock::system().now();
-    format!(
-        r#"{{"eventType":"custom","eventName":"{kind}",{id}"userId":"player-{player}","gameId":"{game}","timestamp":"{now}","metadata":{{"map":"forest","weapon":"bow","damage":12.5,"streak":3,"position":{{"x":10,"y":-4}}}}}}"#
-    )
-}
 
 fn shots(stage: &Stage, named: bool) -> Vec<Shot> {
     (0..PLAYERS)

@@ -10,8 +10,11 @@ use bm_load::client::Client;
 use bm_load::run::all_seen;
 use bm_load::{Load, Mix, Plan, Report, Tracker};
 use bm_testkit::Process;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::Options;
+use crate::cost;
 use crate::figures::{Figures, Goal};
 use crate::stage::Stage;
 
@@ -22,10 +25,16 @@ const SERVICES: [&str; 4] = [
     "quest-processor",
     "reward-processor",
 ];
-/// Effects that have not come are waited for so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Rows of events_raw before the scan; more than the database keeps in its own memory by default.
+const ARCHIVED: i64 = 500_000;
+/// Offsets that a scan reads at a time.
+const WINDOW: i64 = 5_000;
+/// Connections and caches are warm after it.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// Lanes that lag are waited for so long.
+const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The steady run.
+/// The steady run, and the same with a scan beside it.
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     let stage = Stage::new().await;
     stage.quests("steady", 1, 1_000_000_000_000).await;
@@ -33,65 +42,128 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     for service in SERVICES {
         processes.push((service, stage.start(service).await));
     }
-    let gateway = format!("http://{}", processes[0].1.address());
-    let warm = Duration::from_secs(3);
-    steady(&stage, &gateway, warm).await;
-    let busy = cpu_seconds(&processes);
-    let begun = Instant::now();
     let length = Duration::from_secs_f64(options.steady);
-    let (report, behind) = steady(&stage, &gateway, length).await;
-    let took = begun.elapsed().as_secs_f64();
-    let busy = cpu_seconds(&processes) - busy;
+    steady(&stage, processes[0].1.address(), WARM_UP).await;
+    measure(&stage, &processes, length, "steady 1,000/s", figures).await;
+    stage.archive(ARCHIVED).await;
+    let scan = Scan::begin(&stage).await;
+    steady(&stage, processes[0].1.address(), WARM_UP).await;
+    let name = "steady 1,000/s beside a scan";
+    measure(&stage, &processes, length, name, figures).await;
+    let rate = scan.end().await;
+    figures.add(format!("{name}, rows scanned"), rate, "rows/s", Goal::None);
+}
+
+async fn measure(
+    stage: &Stage,
+    processes: &[(&'static str, Process)],
+    length: Duration,
+    name: &str,
+    figures: &mut Figures,
+) {
+    let busy = (ours(processes), databases(stage).await);
+    let before = stage.counted().await;
+    let (report, behind) = steady(stage, processes[0].1.address(), length).await;
+    let uncounted = before + report.events as i64 - stage.counted().await;
+    let uncounted = uncounted.abs();
+    let took = length.as_secs_f64();
+    let busy = (ours(processes) - busy.0, databases(stage).await - busy.1);
     assert_eq!(report.in_the_log(), report.events, "{report}");
     let follow = report.follow_ms.expect("the run was followed");
-    figures.add(
-        "steady 1,000/s, POST to answer p99",
+    let mut add = |what: &str, value: f64, unit, goal| {
+        figures.add(format!("{name}, {what}"), value, unit, goal);
+    };
+    add(
+        "POST to answer p99",
         report.latency_ms.p99,
         "ms",
         Goal::None,
     );
-    figures.add(
-        "steady 1,000/s, POST to ui.updates p50",
-        follow.p50,
-        "ms",
-        Goal::None,
-    );
-    figures.add(
-        "steady 1,000/s, POST to ui.updates p99",
-        follow.p99,
-        "ms",
-        Goal::Max(60.0),
-    );
-    figures.add(
-        "steady 1,000/s, events without effect",
-        report.not_seen.unwrap_or(0) as f64,
+    add("POST to ui.updates p50", follow.p50, "ms", Goal::None);
+    add("POST to ui.updates p99", follow.p99, "ms", Goal::Max(60.0));
+    add(
+        "events not counted once",
+        uncounted as f64,
         "",
         Goal::Max(0.0),
     );
-    figures.add(
-        "steady 1,000/s, last effect after the end",
-        behind.as_secs_f64(),
-        "s",
-        Goal::Max(1.0),
-    );
-    figures.add(
-        "steady 1,000/s, cores that the services take",
-        busy / took,
-        "",
-        Goal::None,
-    );
-    for (service, process) in &processes {
-        figures.add(
-            format!("resident, {service}"),
-            resident_mib(process),
+    add("lag zero after", behind.as_secs_f64(), "s", Goal::Max(1.0));
+    add("the services' cores", busy.0 / took, "", Goal::None);
+    add("PostgreSQL's cores for them", busy.1 / took, "", Goal::None);
+    for (service, process) in processes {
+        let resident = cost::resident_mib(process);
+        add(
+            &format!("resident {service}"),
+            resident,
             "MiB",
             Goal::Max(100.0),
         );
     }
 }
 
-/// Sends at the rate for so long; how long after the last answer the last effect came.
-async fn steady(stage: &Stage, gateway: &str, duration: Duration) -> (Report, Duration) {
+fn ours(processes: &[(&str, Process)]) -> f64 {
+    let used = processes
+        .iter()
+        .map(|(_, process)| cost::cpu_seconds(process.id()));
+    used.sum()
+}
+
+async fn databases(stage: &Stage) -> f64 {
+    let mut used = 0.0;
+    for service in SERVICES {
+        used += cost::database_seconds(stage, service).await;
+    }
+    used
+}
+
+/// Reads all of events_raw again and again, as a replay does: each partition of the log in windows
+/// of offsets, without a pause.
+struct Scan {
+    stop: CancellationToken,
+    rows: JoinHandle<(usize, Duration)>,
+}
+
+impl Scan {
+    async fn begin(stage: &Stage) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let storage = stage.storage.clone();
+        let partitions = Topic::GameEvents.spec().partitions;
+        // About where each partition ends; what comes in during the run lies behind.
+        let last = stage.cursors("event-router").await / i64::from(partitions);
+        let scanning = async move {
+            let (mut rows, begun) = (0, Instant::now());
+            loop {
+                for partition in 0..partitions {
+                    let mut from = -ARCHIVED / i64::from(partitions);
+                    while from < last {
+                        if stopped.is_cancelled() {
+                            return (rows, begun.elapsed());
+                        }
+                        let window = storage.archived_events(partition, from, from + WINDOW);
+                        rows += window.await.expect("events_raw can be read").len();
+                        from += WINDOW;
+                    }
+                }
+            }
+        };
+        Self {
+            stop,
+            rows: tokio::spawn(scanning),
+        }
+    }
+
+    /// Rows a second.
+    async fn end(self) -> f64 {
+        self.stop.cancel();
+        let (rows, took) = self.rows.await.expect("the scan does not panic");
+        rows as f64 / took.as_secs_f64()
+    }
+}
+
+/// Sends at the rate for so long; how long after the last answer the lanes of router and quest
+/// processor were at the ends of their topics, by their cursors.
+async fn steady(stage: &Stage, gateway: String, duration: Duration) -> (Report, Duration) {
     let mix = br#"{"events": [{"eventType": "custom", "eventName": "steady", "metadata": {
         "map": {"$choice": ["forest", "desert"]}, "damage": {"$decimal": [0, 100, 2]}, "streak": {"$int": [0, 9]}}}]}"#;
     let tracker = Arc::new(Tracker::default());
@@ -123,7 +195,8 @@ async fn steady(stage: &Stage, gateway: &str, duration: Duration) -> (Report, Du
             seed: 1,
             run: bm_testkit::unique("steady"),
         },
-        client: Client::new(gateway, &stage.key).expect("a client can be made"),
+        client: Client::new(&format!("http://{gateway}"), &stage.key)
+            .expect("a client can be made"),
         in_flight: 1_024,
         now: {
             let clock = bm_bootstrap::Clock::system();
@@ -136,40 +209,13 @@ async fn steady(stage: &Stage, gateway: &str, duration: Duration) -> (Report, Du
         .await
         .expect("the load can be run");
     let ended = Instant::now();
-    all_seen(&tracker, PATIENCE).await;
+    stage.caught_up(PATIENCE).await;
     let behind = ended.elapsed();
+    // Of a player's events in one batch only the last is shown. Where two have overtaken each other
+    // on their way it is not the one sent last, which is then waited for in vain.
+    all_seen(&tracker, Duration::from_secs(1)).await;
     reading.abort();
     report.follow_ms = Some(tracker.latency().figures());
     report.not_seen = Some(tracker.waiting());
     (report, behind)
-}
-
-fn stat(process: &Process, file: &str) -> String {
-    std::fs::read_to_string(format!("/proc/{}/{file}", process.id())).expect("the process runs")
-}
-
-/// Seconds of processor time that they have used.
-fn cpu_seconds(processes: &[(&str, Process)]) -> f64 {
-    /// Of Linux, everywhere that matters here.
-    const TICKS: f64 = 100.0;
-    let used = processes.iter().map(|(_, process)| {
-        let stat = stat(process, "stat");
-        // Behind the name, which may hold spaces: state is field 3, user and system time 14 and 15.
-        let (_, fields) = stat.rsplit_once(')').expect("a process has a name");
-        let fields: Vec<f64> = fields
-            .split_whitespace()
-            .map(|field| field.parse().unwrap_or(0.0))
-            .collect();
-        (fields[11] + fields[12]) / TICKS
-    });
-    used.sum()
-}
-
-fn resident_mib(process: &Process) -> f64 {
-    let status = stat(process, "status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line
-        .and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .expect("a process has a resident size");
-    kib / 1_024.0
 }

@@ -10,7 +10,11 @@
     reason = "a bench fails by panicking, and tells on standard output"
 )]
 
+mod bare;
+mod cost;
+mod counts;
 mod figures;
+mod growth;
 mod http;
 mod ingest;
 mod latency;
@@ -25,15 +29,15 @@ use figures::Figures;
 /// Measures, prints a table and writes target/bench.json.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Only these: ingest, batches, pipeline, latency.
+    /// Only these: ingest, batches, counts, pipeline, latency, growth.
     only: Vec<String>,
     /// Interleaved runs of each side.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Seconds of a run.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Seconds of the run at 1,000 events a second.
+    /// Seconds of each run at 1,000 events a second.
     #[arg(long, default_value_t = 60.0)]
     steady: f64,
     /// Leave the Node services out: they need npm.
@@ -54,11 +58,18 @@ impl Options {
 async fn main() {
     let options = Options::parse();
     let mut figures = Figures::default();
+    if options.without_node {
+        let why = "it was told to do without, or npm is not installed";
+        figures.leave_out("what is compared with Node", why);
+    }
     if options.wants("ingest") {
         ingest::single(&options, &mut figures).await;
     }
     if options.wants("batches") {
         ingest::batches(&options, &mut figures).await;
+    }
+    if options.wants("counts") {
+        counts::run(&mut figures);
     }
     if options.wants("pipeline") {
         pipeline::run(&options, &mut figures).await;
@@ -66,7 +77,14 @@ async fn main() {
     if options.wants("latency") {
         latency::run(&options, &mut figures).await;
     }
+    if options.wants("growth") {
+        growth::run(&options, &mut figures).await;
+    }
     println!("\n{figures}");
+    match figures.missed() {
+        0 => println!("no goal was missed"),
+        missed => println!("{missed} goals were missed"),
+    }
     figures
         .write(&options.out)
         .expect("the figures can be written");

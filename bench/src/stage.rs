@@ -1,7 +1,7 @@
 //! Servers, a database, topics and a studio for the length of a figure, and the processes on them.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bm_contracts::{GameId, Topic};
 use bm_kafka::KafkaConfig;
@@ -23,10 +23,12 @@ pub(crate) struct Stage {
     pub(crate) database: TestDatabase,
     /// For looking into it.
     pub(crate) pool: PgPool,
-    storage: Storage,
+    /// The same, as tools look into it.
+    pub(crate) storage: Storage,
     redis: Server,
     /// The studio's client key.
     pub(crate) key: String,
+    studio: String,
     /// The studio's game.
     pub(crate) game: GameId,
     folder: TempDir,
@@ -35,6 +37,11 @@ pub(crate) struct Stage {
 impl Stage {
     /// With a studio whose limits are beyond what one machine can send, and a game.
     pub(crate) async fn new() -> Self {
+        // A large future, which those who wait for it need not hold in themselves.
+        Box::pin(Self::set_up()).await
+    }
+
+    async fn set_up() -> Self {
         let topics = TestTopics::registry().await;
         let database = TestDatabase::with_schema().await;
         let pool = database.pool(4).await;
@@ -61,6 +68,7 @@ impl Stage {
             storage,
             redis: Server::redis().await,
             key,
+            studio: studio.clone(),
             game: GameId::new(game.as_str()).expect("a made-up game id is one"),
             folder,
         };
@@ -74,8 +82,7 @@ impl Stage {
     pub(crate) async fn apply(&self, definitions: &Value) {
         let file = bm_domain::definition::parse_file(definitions.to_string().as_bytes())
             .unwrap_or_else(|faults| panic!("{definitions} is at fault: {faults:?}"));
-        self.storage
-            .apply(&file)
+        Box::pin(self.storage.apply(&file))
             .await
             .expect("definitions can be saved");
     }
@@ -161,6 +168,79 @@ impl Stage {
     /// Full name of a topic.
     pub(crate) fn topic(&self, topic: Topic) -> String {
         self.topics.full(topic.name())
+    }
+
+    /// Brings what was written to disk, so that whoever is measured next begins without that burden,
+    /// and the statistics up to date.
+    pub(crate) async fn settle(&self) {
+        for statement in ["CHECKPOINT", "VACUUM ANALYZE events_raw, quest_progress"] {
+            sqlx::query(statement)
+                .execute(&self.pool)
+                .await
+                .expect("the database can be tended");
+        }
+    }
+
+    /// Adds rows to events_raw, of today and of this game, as if they had come before everything
+    /// else: in each partition of the log from offset `-rows / 10` on.
+    pub(crate) async fn archive(&self, rows: i64) {
+        sqlx::query("SELECT events_raw_ensure_partitions(current_date - 16, current_date + 1)")
+            .execute(&self.pool)
+            .await
+            .expect("days can be made");
+        sqlx::query(
+            "INSERT INTO events_raw (event_key, occurred_at, body_hash, event_id, studio_id,
+                 game_id, user_id, event_type, event_name, studio_tier, event_data, ingested_at,
+                 log_partition, log_offset, config_seq, correlation_id)
+             SELECT substring(sha256(n::text::bytea) FOR 16), now() - n * interval '1 ms',
+                    substring(sha256(n::text::bytea) FROM 17), 'evt_' || gen_random_uuid(), $2, $3,
+                    'player-' || n * 17 % 20000, 'custom', 'archived', 'enterprise', $4::jsonb, now(),
+                    n % 10, n / 10 - $1 / 10, 1, gen_random_uuid()
+             FROM generate_series(0, $1 - 1) AS n",
+        )
+        .bind(rows)
+        .bind(&self.studio)
+        .bind(self.game.as_str())
+        .bind(r#"{"map":"forest","weapon":"bow","damage":12.5,"streak":3,"position":{"x":10,"y":-4}}"#)
+        .execute(&self.pool)
+        .await
+        .expect("rows can be added");
+        self.settle().await;
+    }
+
+    /// Waits until router and quest processor have applied all events that are in the log. All of
+    /// them must be about a quest, so that the router passes each on.
+    pub(crate) async fn caught_up(&self, deadline: Duration) {
+        let events = self.records(Topic::GameEvents).await;
+        for service in ["event-router", "quest-processor"] {
+            self.reach(service, events, deadline).await;
+        }
+    }
+
+    /// Waits until the lanes of a processor are at least so far, and says how far they are.
+    pub(crate) async fn reach(&self, processor: &str, events: i64, limit: Duration) -> i64 {
+        let begun = Instant::now();
+        loop {
+            let done = self.cursors(processor).await;
+            if done >= events {
+                return done;
+            }
+            assert!(
+                begun.elapsed() < limit,
+                "{processor} is at {done} of {events} after {limit:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// How often events have counted for quests, by all players' progress together.
+    pub(crate) async fn counted(&self) -> i64 {
+        sqlx::query_scalar(
+            "SELECT coalesce(sum((progress->>'current')::bigint), 0)::bigint FROM quest_progress",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .expect("progress can be read")
     }
 
     /// How far the lanes of a processor are, all cursors together.
