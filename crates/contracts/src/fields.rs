@@ -44,7 +44,9 @@ pub struct EventFields<'a> {
 impl<'a> EventFields<'a> {
     /// Splits `bytes`. A key that stands twice is refused; so is anything after the object.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FieldsError> {
-        let mut json = serde_json::Deserializer::from_slice(bytes);
+        // Looked through once, or each piece would be.
+        let text = std::str::from_utf8(bytes).map_err(serde_json::Error::custom)?;
+        let mut json = serde_json::Deserializer::from_str(text);
         let fields = json.deserialize_map(FieldsVisitor)?;
         json.end()?;
         Ok(fields)

@@ -1,11 +1,11 @@
 //! What is answered to events that could be read.
 
-use axum::Json;
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bm_contracts::{EventId, Timestamp};
 use bm_web::{ApiError, Code};
 use http::HeaderValue;
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Serialize;
 
 /// An event that is durably in the log.
@@ -67,12 +67,24 @@ pub fn one(event_id: &EventId, in_log: InLog) -> Response {
         status: Status,
         timestamp: Timestamp,
     }
-    Json(One {
+    json(&One {
         event_id,
         status: in_log.status(),
         timestamp: in_log.at,
     })
-    .into_response()
+}
+
+/// An answer with room for the headers that the layers around us add.
+fn json(answer: &impl Serialize) -> Response {
+    const HEADERS: usize = 10;
+    let Ok(body) = serde_json::to_vec(answer) else {
+        return ApiError::new(Code::Internal).into_response();
+    };
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.reserve(HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// What became of one event of a batch.
@@ -132,7 +144,7 @@ impl Many {
 impl IntoResponse for Many {
     fn into_response(self) -> Response {
         let retry_after = (self.retry > 0).then_some(self.retry_after);
-        let mut response = Json(self).into_response();
+        let mut response = json(&self);
         if let Some(seconds) = retry_after {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(RETRY_AFTER, seconds);

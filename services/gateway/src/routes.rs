@@ -263,7 +263,7 @@ fn with_limits(mut response: Response, gateway: &Gateway, visit: &Visit) -> Resp
         (RATE_LIMIT, rate_limit(&quotas)),
         (RATE_LIMIT_POLICY, rate_limit_policy(&quotas)),
     ] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
+        if let Ok(value) = HeaderValue::try_from(value) {
             let headers = response.headers_mut();
             headers.insert(HeaderName::from_static(name), value);
         }
