@@ -54,6 +54,7 @@ pub(crate) async fn single(options: &Options, figures: &mut Figures) {
                 port.to_string(),
                 brokers.clone(),
                 topic.clone(),
+                stage.database.url(),
             ]
         };
         Some(
@@ -194,6 +195,7 @@ async fn produce(stage: &Stage, records: &Arc<Vec<Record>>, seconds: f64) -> f64
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "0")
+        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.type", "snappy")
         .set("queue.buffering.max.messages", "100000")
         .create_with_context(Counted)

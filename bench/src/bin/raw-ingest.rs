@@ -12,6 +12,9 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 
+#[global_allocator]
+static ALLOCATOR: bm_bootstrap::Allocator = bm_bootstrap::Allocator;
+
 #[derive(Clone)]
 struct Ingest {
     producer: FutureProducer,
@@ -24,12 +27,13 @@ async fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut argument = || arguments.next().expect("raw-ingest ADDRESS BROKERS TOPIC");
     let (address, brokers, topic) = (argument(), argument(), argument());
-    // As the gateway's producer is set, word for word.
+    // As the gateway's producer is set, word for word; so is the allocator.
     let producer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "0")
+        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.type", "snappy")
         .set("queue.buffering.max.messages", "100000")
         .create()

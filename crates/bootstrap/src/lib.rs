@@ -6,6 +6,9 @@
 //! ```no_run
 //! use std::process::ExitCode;
 //!
+//! #[global_allocator]
+//! static ALLOCATOR: bm_bootstrap::Allocator = bm_bootstrap::Allocator;
+//!
 //! # async fn serve(_: bm_bootstrap::Context) -> Result<(), std::io::Error> { Ok(()) }
 //! fn main() -> ExitCode {
 //!     bm_bootstrap::run("event-router", serve)
@@ -29,6 +32,9 @@ pub use health::{Health, Need, Outcome};
 pub use metrics::MetricsHandle;
 pub use run::{Context, Options, error_chain, run, run_with};
 pub use shutdown::Shutdown;
+/// What every binary allocates with. Messages are made by one thread and freed by others, librdkafka's
+/// among them, which costs the C library's own allocator a fifth of a gateway's time.
+pub use tikv_jemallocator::Jemalloc as Allocator;
 pub use vars::Vars;
 
 /// The version of this build.

@@ -440,8 +440,10 @@ fn settings(config: &KafkaConfig, append: &AppendConfig, client_name: &str) -> C
         .set("acks", "all")
         .set("message.timeout.ms", &timeout)
         .set("request.timeout.ms", &timeout)
-        // Messages that come while one is on its way go together in the next request.
+        // Messages that come while a request is on its way go together in the next one: nobody waits
+        // for company, and a busy broker gets few large requests.
         .set("linger.ms", "0")
+        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.type", "snappy")
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())

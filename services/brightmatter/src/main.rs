@@ -6,6 +6,9 @@ use bm_bootstrap::{Options, run_with};
 use bm_brightmatter::Cli;
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: bm_bootstrap::Allocator = bm_bootstrap::Allocator;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let options = Options {
