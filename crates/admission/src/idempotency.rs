@@ -15,7 +15,7 @@ use bm_bootstrap::supervise;
 use bm_contracts::time::Timestamp;
 use redis::aio::ConnectionManager;
 use redis::{RedisResult, Script};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use crate::redis_handle::{RedisHandle, run_scripts};
 use crate::stats::BeginStats;
@@ -29,6 +29,11 @@ const DONE: Duration = Duration::from_hours(1);
 const QUEUE: usize = 16_384;
 /// Outcomes written in one round trip.
 const BATCH: usize = 256;
+
+/// Questions to Redis under way at a time.
+const CALLS: usize = 4;
+/// A call asks about few more attempts than these.
+const ATTEMPTS: usize = 1_000;
 
 const PENDING_TAG: u8 = b'P';
 const DONE_TAG: u8 = b'D';
@@ -133,7 +138,7 @@ impl Idempotency {
             redis.probe_under(prefix);
         }
         if let Some(redis) = &redis {
-            let asks = (redis.clone(), prefix.to_owned());
+            let asks = (redis.clone(), Arc::<str>::from(prefix));
             let asked = Arc::new(Mutex::new(asked));
             supervise::spawn("idempotency-asker", move || {
                 let (redis, prefix) = asks.clone();
@@ -153,8 +158,8 @@ impl Idempotency {
         }
     }
 
-    /// Asks about the events of a batch, `(event_key, body_hash)` each, in one round trip; the answers
-    /// are in their order. An event that repeats an earlier one of the batch is not asked about.
+    /// Asks about the events of a batch, `(event_key, body_hash)` each, together; the answers are in
+    /// their order. An event that repeats an earlier one of the batch is not asked about.
     pub async fn begin_many(&self, events: &[([u8; 16], [u8; 16])]) -> Vec<Begin> {
         let mut firsts = HashMap::with_capacity(events.len());
         let mut begun: Vec<Option<Begin>> = Vec::with_capacity(events.len());
@@ -195,9 +200,9 @@ impl Idempotency {
     /// Questions of requests that come together go to Redis together: see [`ask_questions`].
     async fn ask(&self, attempts: Vec<Attempt>) -> Vec<Begin> {
         let unknown = |attempts: Vec<Attempt>| attempts.into_iter().map(Begin::Unknown).collect();
-        if attempts.is_empty() || self.redis.is_none() {
+        let Some(redis) = self.redis.as_ref().filter(|_| !attempts.is_empty()) else {
             return unknown(attempts);
-        }
+        };
         let (answer, answered) = oneshot::channel();
         let question = Question {
             attempts: attempts.clone(),
@@ -208,13 +213,14 @@ impl Idempotency {
         if self.questions.send(question).await.is_err() {
             return unknown(attempts);
         }
-        match answered.await {
-            Ok(held) => attempts
+        // Those before them may take as long as a call at most.
+        match tokio::time::timeout(redis.timeout() * 2, answered).await {
+            Ok(Ok(held)) => attempts
                 .into_iter()
                 .zip(held)
                 .map(|(attempt, held)| read(attempt, held.as_deref()))
                 .collect(),
-            Err(_) => unknown(attempts),
+            Ok(Err(_)) | Err(_) => unknown(attempts),
         }
     }
 
@@ -269,47 +275,70 @@ fn read(attempt: Attempt, held: Option<&[u8]>) -> Begin {
     }
 }
 
-/// Asks Redis, one round trip at a time: while it is under way the next questions gather, so a busy
-/// gateway asks in few large calls, and an idle one at once. Until all askers are gone.
+/// Asks Redis about what has come by now in one round trip: while some are under way the next
+/// questions gather, so a busy gateway asks in few large calls, and an idle one at once. Until all
+/// askers are gone.
 async fn ask_questions(
     redis: RedisHandle,
-    prefix: String,
+    prefix: Arc<str>,
     pending: Duration,
     asked: Arc<Mutex<mpsc::Receiver<Question>>>,
 ) {
-    let life = u64::try_from(pending.as_millis()).unwrap_or(u64::MAX);
+    let calls = Arc::new(Semaphore::new(CALLS));
     let mut asked = asked.lock().await;
-    let mut questions = Vec::with_capacity(BATCH);
-    while asked.recv_many(&mut questions, BATCH).await > 0 {
-        let mut pipeline = redis::pipe();
-        for attempt in questions.iter().flat_map(|question| &question.attempts) {
-            pipeline
-                .cmd("SET")
-                .arg(key(&prefix, &attempt.event_key))
-                .arg(attempt.pending())
-                .arg("PX")
-                .arg(life)
-                .arg("NX")
-                .arg("GET");
+    while let Some(question) = asked.recv().await {
+        // Never closed.
+        let Ok(call) = Arc::clone(&calls).acquire_owned().await else {
+            return;
+        };
+        let mut attempts = question.attempts.len();
+        let mut questions = vec![question];
+        while attempts < ATTEMPTS
+            && let Ok(question) = asked.try_recv()
+        {
+            attempts += question.attempts.len();
+            questions.push(question);
         }
-        let held = redis
-            .run("idempotency_begin", |mut connection| async move {
-                let held: Vec<Option<Vec<u8>>> = pipeline.query_async(&mut connection).await?;
-                Ok(held)
-            })
-            .await;
-        let count: usize = questions
-            .iter()
-            .map(|question| question.attempts.len())
-            .sum();
-        let held = held.ok().filter(|held| held.len() == count);
-        let mut held = held.map(Vec::into_iter);
-        for Question { attempts, answer } in questions.drain(..) {
-            if let Some(held) = &mut held {
-                // Whoever asked may have gone.
-                let _gone = answer.send(held.take(attempts.len()).collect());
-            }
-        }
+        let (redis, prefix) = (redis.clone(), Arc::clone(&prefix));
+        tokio::spawn(async move {
+            ask_together(&redis, &prefix, pending, questions).await;
+            drop(call);
+        });
+    }
+}
+
+async fn ask_together(
+    redis: &RedisHandle,
+    prefix: &str,
+    pending: Duration,
+    questions: Vec<Question>,
+) {
+    let life = u64::try_from(pending.as_millis()).unwrap_or(u64::MAX);
+    let mut pipeline = redis::pipe();
+    for attempt in questions.iter().flat_map(|question| &question.attempts) {
+        pipeline
+            .cmd("SET")
+            .arg(key(prefix, &attempt.event_key))
+            .arg(attempt.pending())
+            .arg("PX")
+            .arg(life)
+            .arg("NX")
+            .arg("GET");
+    }
+    let held = redis
+        .run("idempotency_begin", |mut connection| async move {
+            let held: Vec<Option<Vec<u8>>> = pipeline.query_async(&mut connection).await?;
+            Ok(held)
+        })
+        .await;
+    let attempts = questions.iter().map(|question| question.attempts.len());
+    let Some(held) = held.ok().filter(|held| held.len() == attempts.sum()) else {
+        return;
+    };
+    let mut held = held.into_iter();
+    for Question { attempts, answer } in questions {
+        // Whoever asked may have gone.
+        let _gone = answer.send(held.by_ref().take(attempts.len()).collect());
     }
 }
 

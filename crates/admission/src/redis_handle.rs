@@ -132,6 +132,11 @@ impl RedisHandle {
         self.inner.up.load(Ordering::Acquire)
     }
 
+    /// How long a call may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
     /// Why Redis is not used, while it is not: a sentence for people.
     pub fn trouble(&self) -> Option<String> {
         let why = self.inner.trouble().why.clone();

@@ -32,7 +32,7 @@ pub use health::{Health, Need, Outcome};
 pub use metrics::MetricsHandle;
 pub use run::{Context, Options, error_chain, run, run_with};
 pub use shutdown::Shutdown;
-/// What every binary allocates with. Messages are made by one thread and freed by others, librdkafka's
+/// What every service's binary allocates with. Messages are made by one thread and freed by others, librdkafka's
 /// among them, which costs the C library's own allocator a fifth of a gateway's time.
 pub use tikv_jemallocator::Jemalloc as Allocator;
 pub use vars::Vars;

@@ -440,10 +440,10 @@ fn settings(config: &KafkaConfig, append: &AppendConfig, client_name: &str) -> C
         .set("acks", "all")
         .set("message.timeout.ms", &timeout)
         .set("request.timeout.ms", &timeout)
-        // Messages that come while a request is on its way go together in the next one: nobody waits
-        // for company, and a busy broker gets few large requests.
+        // Of each partition, messages that come while requests are on their way go together in the next.
+        // Not fewer requests under way than the client's five: it makes one for each partition, and
+        // partitions would wait for each other's acks.
         .set("linger.ms", "0")
-        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.type", "snappy")
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())

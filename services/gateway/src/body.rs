@@ -97,15 +97,14 @@ impl<'a> Parsed<'a> {
     ///
     /// `header_id` is the event's id from outside the body, which must not contradict it.
     pub fn check(self, header_id: Option<EventId>) -> Result<Checked<'a>, ApiError> {
-        let fields = self;
         let given = |json: Option<&'a str>| json.filter(|json| *json != "null");
         let required = |name: &str, json: Option<&'a str>| {
             given(json).ok_or_else(|| ApiError::missing_field(name))
         };
-        let event_type = required("eventType", fields.event_type)?;
-        let user_id = required("userId", fields.user_id)?;
-        let game_id = required("gameId", fields.game_id)?;
-        let time = required("timestamp", fields.timestamp)?;
+        let event_type = required("eventType", self.event_type)?;
+        let user_id = required("userId", self.user_id)?;
+        let game_id = required("gameId", self.game_id)?;
+        let time = required("timestamp", self.timestamp)?;
 
         let event_type = text("eventType", event_type)?;
         let event_type = EventType::parse(&event_type).ok_or_else(|| {
@@ -116,8 +115,8 @@ impl<'a> Parsed<'a> {
         let game_id = GameId::new(text("gameId", game_id)?).map_err(bad_id("gameId"))?;
         let timestamp =
             timestamp(time).ok_or_else(|| ApiError::invalid_field("timestamp", TimestampError))?;
-        let event_name = given(fields.event_name).map(event_name).transpose()?;
-        let body_id = match given(fields.event_id) {
+        let event_name = given(self.event_name).map(event_name).transpose()?;
+        let body_id = match given(self.event_id) {
             None => None,
             Some(raw) => Some(EventId::new(text("eventId", raw)?).map_err(bad_id("eventId"))?),
         };
@@ -128,7 +127,7 @@ impl<'a> Parsed<'a> {
             }
             (body, header) => body.or(header),
         };
-        let metadata = given(fields.metadata);
+        let metadata = given(self.metadata);
         if let Some(json) = metadata {
             if !json.starts_with('{') {
                 return Err(ApiError::invalid_field("metadata", "must be an object"));
@@ -146,7 +145,7 @@ impl<'a> Parsed<'a> {
             timestamp,
             event_id,
             metadata,
-            extra: fields.extra,
+            extra: self.extra,
         })
     }
 }

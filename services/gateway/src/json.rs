@@ -41,7 +41,7 @@ pub enum FaultKind {
 pub struct Fault {
     /// Why.
     pub kind: FaultKind,
-    /// The key of the outermost object whose value (or name) is at fault; `None` outside of any.
+    /// The key of the outermost object whose value is at fault; `None` outside of any.
     pub field: Option<String>,
 }
 
