@@ -331,8 +331,8 @@ async fn ask_together(
             Ok(held)
         })
         .await;
-    let attempts = questions.iter().map(|question| question.attempts.len());
-    let Some(held) = held.ok().filter(|held| held.len() == attempts.sum()) else {
+    let attempts: usize = questions.iter().map(|asked| asked.attempts.len()).sum();
+    let Some(held) = held.ok().filter(|held| held.len() == attempts) else {
         return;
     };
     let mut held = held.into_iter();
