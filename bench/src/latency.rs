@@ -29,8 +29,9 @@ const SERVICES: [&str; 4] = [
 const ARCHIVED: i64 = 500_000;
 /// Offsets that a scan reads at a time.
 const WINDOW: i64 = 5_000;
-/// Connections and caches are warm after it.
-const WARM_UP: Duration = Duration::from_secs(3);
+/// Connections and caches are warm after it, and what a broker just started does at first (its
+/// virtual machine compiles) is over.
+const WARM_UP: Duration = Duration::from_secs(20);
 /// Lanes that lag are waited for so long.
 const PATIENCE: Duration = Duration::from_mins(1);
 

@@ -10,7 +10,7 @@ use crate::limits::tiers::PLAYER_EVENTS_PER_MINUTE;
 pub struct AdmissionConfig {
     /// `REDIS_URL`: `redis://` or `rediss://`, may hold a password.
     pub redis_url: String,
-    /// `BM_REDIS_TIMEOUT_MS` (75): for every call to Redis.
+    /// `BM_REDIS_TIMEOUT_MS` (75): for every call to Redis. A request waits for two of them at most.
     pub redis_timeout: Duration,
     /// `BM_REDIS_PREFIX` (nothing): before every key, for systems that share one Redis.
     pub redis_prefix: String,

@@ -150,22 +150,6 @@ pub(crate) fn quest_record(offset: i64, millis: i64, stamp: i64, event: &GameEve
     record
 }
 
-/// A message as the lane that reads its topic gets it.
-pub(crate) fn delivered(offset: i64, message: &OutboxMessage) -> Record {
-    Record {
-        partition: 0,
-        offset,
-        timestamp: at(0),
-        key: Bytes::from(message.key.clone()),
-        value: Bytes::from(message.value.clone()),
-        headers: message
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
-            .collect(),
-    }
-}
-
 /// A lane, its stored state and all it emitted.
 pub(crate) struct Lane<D: Domain> {
     domain: D,

@@ -1,8 +1,11 @@
 //! The messages of a lane's last batch, as they stand in its row and go to the broker.
 
-use bm_contracts::Topic;
 use bm_contracts::headers::{self, Name};
+use bm_contracts::{Timestamp, Topic};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::record::Record;
 
 /// A message to be appended, with the partition it goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,22 @@ impl OutboxMessage {
             .map(|(name, value)| name.len() + value.len() + 8)
             .sum();
         self.key.len() + self.value.len() + headers + 128
+    }
+
+    /// The record that those who read its topic get.
+    pub fn to_record(&self, offset: i64, timestamp: Timestamp) -> Record {
+        Record {
+            partition: self.partition,
+            offset,
+            timestamp,
+            key: Bytes::from(self.key.clone()),
+            value: Bytes::from(self.value.clone()),
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
+                .collect(),
+        }
     }
 }
 

@@ -54,8 +54,9 @@ impl Acks {
     }
 
     /// One more message was refused at once.
-    pub(crate) fn refused(&self, error: AppendError) {
-        self.state().outcomes.push(Some(Err(error)));
+    pub(crate) fn refused(&self, error: AppendError) -> AppendError {
+        self.state().outcomes.push(Some(Err(error.clone())));
+        error
     }
 
     /// The outcomes, once all are there; otherwise whoever asks is woken then.

@@ -188,9 +188,7 @@ impl EventProducer {
         }
     }
 
-    /// Hands over a message. Never waits: a full queue is an error.
-    ///
-    /// Without a `partition` it goes where `key` hashes to (murmur2, as the Java and JavaScript clients hash).
+    /// Hands over one message, as [`Appending::push`] does.
     pub fn append(
         &self,
         topic: Topic,
@@ -200,7 +198,7 @@ impl EventProducer {
         value: &[u8],
     ) -> Result<AppendFuture, AppendError> {
         let mut appending = self.append_many(1);
-        appending.try_push(topic, partition, key, headers, value)?;
+        appending.push(topic, partition, key, headers, value)?;
         Ok(AppendFuture(appending.outcomes()))
     }
 
@@ -266,8 +264,10 @@ impl EventProducer {
 }
 
 impl Appending<'_> {
-    /// Hands over the next message, as [`EventProducer::append`] does; what is refused at once is told
-    /// with the others' outcomes.
+    /// Hands over the next message. Never waits: a full queue is an error. What is refused at once is
+    /// told here, and among the outcomes.
+    ///
+    /// Without a `partition` it goes where `key` hashes to (murmur2, as the Java and JavaScript clients hash).
     pub fn push(
         &mut self,
         topic: Topic,
@@ -275,24 +275,11 @@ impl Appending<'_> {
         key: &str,
         headers: &[(&str, &str)],
         value: &[u8],
-    ) {
-        if let Err(error) = self.try_push(topic, partition, key, headers, value) {
-            self.acks.refused(error);
-        }
-    }
-
-    fn try_push(
-        &mut self,
-        topic: Topic,
-        partition: Option<i32>,
-        key: &str,
-        headers: &[(&str, &str)],
-        value: &[u8],
     ) -> Result<(), AppendError> {
-        let producer = self
-            .producer
-            .as_ref()
-            .ok_or_else(|| AppendError::Unavailable("the producer has stopped".to_owned()))?;
+        let Some(producer) = &self.producer else {
+            let stopped = AppendError::Unavailable("the producer has stopped".to_owned());
+            return Err(self.acks.refused(stopped));
+        };
         let headers = headers.iter().fold(
             OwnedHeaders::new_with_capacity(headers.len()),
             |headers, &(key, value)| {
@@ -314,7 +301,7 @@ impl Appending<'_> {
         record.partition = partition;
         producer.send(record).map_err(|(error, record)| {
             record.delivery_opaque.taken_back();
-            refused(&error)
+            self.acks.refused(refused(&error))
         })
     }
 

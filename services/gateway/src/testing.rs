@@ -302,19 +302,10 @@ impl Harness {
         ]));
         let ids = Arc::new(FakeIds::new());
         let work = TaskTracker::new();
-        let config = LimiterConfig {
-            prefix: String::new(),
-            gateways: 1,
-            lease_ms: 100,
-            ttl_ms: 1_000,
-            patience: Duration::from_millis(100),
-            redis_clock: None,
-            background: false,
-        };
         let memory = Memory::of(MEMORY);
         let gateway = Gateway {
             directory,
-            limiter: Limiter::new(None, config, SteadyClock::default()),
+            limiter: Limiter::new(None, LimiterConfig::alone(), SteadyClock::default()),
             players: Players::new(600),
             games: GameCache::new(games.clone()),
             ids: ids.clone(),

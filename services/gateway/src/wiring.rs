@@ -29,7 +29,8 @@ impl EventLog for EventProducer {
         let mut appending = self.append_many(records.len());
         for record in records {
             let (key, headers, value) = (&record.key, record.headers(), &record.value);
-            appending.push(Topic::GameEvents, None, key, &headers, value);
+            // What is refused at once is among the outcomes.
+            let _told = appending.push(Topic::GameEvents, None, key, &headers, value);
         }
         appending.outcomes().boxed()
     }

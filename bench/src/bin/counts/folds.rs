@@ -12,10 +12,7 @@ use bm_domain::routing::{RouteRules, RouterDomain};
 use bm_engine::domain::LoadedStates;
 use bm_engine::fold::prepare;
 use bm_engine::lane::Fence;
-use bm_engine::{
-    BatchLimits, Domain, FoldContext, Folded, LaneInput, OutboxMessage, Record, Watermarks,
-};
-use bytes::Bytes;
+use bm_engine::{BatchLimits, Domain, FoldContext, Folded, LaneInput, Record, Watermarks};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
@@ -190,27 +187,12 @@ pub(crate) fn quests() -> Fold<QuestDomain> {
         }
     }
     let messages = made.iter().enumerate();
-    let records = messages.map(|(offset, message)| delivered(offset as i64, message));
+    let records =
+        messages.map(|(offset, message)| message.to_record(offset as i64, Clock::system().now()));
     let rules = Arc::into_inner(rules()).expect("these rules are new");
     let mut quests = Fold::new(QuestDomain, rules, records.collect(), 2);
     let input = quests.input();
     let folded = quests.fold(input);
     quests.stored.0.extend(folded.states);
     quests
-}
-
-/// A message as the lane that reads its topic gets it.
-fn delivered(offset: i64, message: &OutboxMessage) -> Record {
-    Record {
-        partition: message.partition,
-        offset,
-        timestamp: Clock::system().now(),
-        key: Bytes::from(message.key.clone()),
-        value: Bytes::from(message.value.clone()),
-        headers: message
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
-            .collect(),
-    }
 }

@@ -180,18 +180,9 @@ fn gateway(kept: Option<Arc<Mutex<Vec<Record>>>>) -> Gateway {
     });
     let studio = StudioDocument::from_json(STUDIO, &studio).expect("the studio is one");
     let now = clock.clone();
-    let limits = LimiterConfig {
-        prefix: String::new(),
-        gateways: 1,
-        lease_ms: 100,
-        ttl_ms: 1_000,
-        patience: Duration::from_millis(100),
-        redis_clock: None,
-        background: false,
-    };
     Gateway {
         directory: StudioDirectory::fixed(vec![studio], Arc::new(move || now.now())),
-        limiter: Limiter::new(None, limits, SteadyClock::default()),
+        limiter: Limiter::new(None, LimiterConfig::alone(), SteadyClock::default()),
         players: Players::new(100_000_000),
         games: GameCache::new(Arc::new(OneGame)),
         ids: Arc::new(Idempotency::new(None, "")),

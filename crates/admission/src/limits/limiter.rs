@@ -54,6 +54,21 @@ impl From<&AdmissionConfig> for LimiterConfig {
     }
 }
 
+impl LimiterConfig {
+    /// Of the only gateway, which has no Redis; nothing happens in the background.
+    pub fn alone() -> Self {
+        Self {
+            prefix: String::new(),
+            gateways: 1,
+            lease_ms: 100,
+            ttl_ms: 1_000,
+            patience: Duration::from_millis(100),
+            redis_clock: None,
+            background: false,
+        }
+    }
+}
+
 /// The verdict on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {

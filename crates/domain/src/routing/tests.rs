@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::{Lane, at, delivered, event, game_record, jsonb, quest, quest_record, simple};
+use crate::fixture::{Lane, at, event, game_record, jsonb, quest, quest_record, simple};
 use crate::quest::{QuestDomain, StoredQuest};
 
 fn rules(seq: i64, quests: impl IntoIterator<Item = StoredQuest>) -> RouteRules {
@@ -43,7 +43,7 @@ fn a_new_event_is_kept_stamped_and_forwarded() {
         (message.topic, message.key.as_str()),
         (Topic::QuestEvents, "g:u")
     );
-    let record = delivered(0, message);
+    let record = message.to_record(0, at(0));
     assert_eq!(record.config_seq(), Ok(Some(7)));
     assert_eq!(record.kind(), Ok(Kind::Event));
     assert_eq!(record.header("studioId"), Some("s"));
@@ -368,7 +368,7 @@ proptest! {
             let forwarded = router.messages.iter().filter(|m| m.topic == Topic::QuestEvents);
             let records: Vec<_> = forwarded
                 .enumerate()
-                .map(|(i, m)| delivered(i as i64, m))
+                .map(|(i, m)| m.to_record(i as i64, at(0)))
                 .skip(delivered_before)
                 .collect();
             delivered_before += records.len();

@@ -10,7 +10,6 @@ use bm_engine::lane::{Decision, Lane, LaneMove};
 use bm_engine::{
     BatchLimits, FoldContext, Folded, LaneBuffer, LaneInput, Outbox, Record, Watermarks, batch,
 };
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::exactness::Sums;
@@ -235,18 +234,8 @@ impl World<'_> {
                 .entry(message.topic)
                 .or_insert_with(|| vec![Log::new(); LANES as usize]);
             let log = &mut logs[message.partition as usize];
-            log.push(Record {
-                partition: message.partition,
-                offset: log.len() as i64,
-                timestamp: Timestamp::clamped(0),
-                key: Bytes::from(message.key.clone()),
-                value: Bytes::from(message.value.clone()),
-                headers: message
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
-                    .collect(),
-            });
+            let offset = log.len() as i64;
+            log.push(message.to_record(offset, Timestamp::clamped(0)));
         }
     }
 

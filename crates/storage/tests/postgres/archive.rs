@@ -131,21 +131,6 @@ fn game_record(event: &GameEvent, at: i64) -> Record {
     }
 }
 
-fn delivered(message: &OutboxMessage) -> Record {
-    Record {
-        partition: 0,
-        offset: 0,
-        timestamp: NOW,
-        key: Bytes::from(message.key.clone()),
-        value: Bytes::from(message.value.clone()),
-        headers: message
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
-            .collect(),
-    }
-}
-
 /// A row of the archive as a record of `quest.events`.
 fn replayed(row: &EventRow) -> Record {
     let mut record = game_record(&row.event, 0);
@@ -240,7 +225,7 @@ async fn live_and_again(
         .messages
         .iter()
         .filter(|m| m.topic == Topic::QuestEvents)
-        .map(delivered)
+        .map(|message| message.to_record(0, NOW))
         .collect();
     for batch in forwarded.chunks(4) {
         live.batch(ConfigDemand::Latest, batch.to_vec()).await;
