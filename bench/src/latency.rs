@@ -29,6 +29,8 @@ const SERVICES: [&str; 4] = [
 const ARCHIVED: i64 = 500_000;
 /// Offsets that a scan reads at a time.
 const WINDOW: i64 = 5_000;
+/// So many times as long as a window took it rests after it.
+const REST: u32 = 3;
 /// Connections and caches are warm after it, and what a broker just started does at first (its
 /// virtual machine compiles) is over.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -118,7 +120,7 @@ async fn databases(stage: &Stage) -> f64 {
 }
 
 /// Reads all of events_raw again and again, as a replay does: each partition of the log in windows
-/// of offsets, without a pause.
+/// of offsets. It leaves the database to the others for most of the time.
 struct Scan {
     stop: CancellationToken,
     rows: JoinHandle<(usize, Duration)>,
@@ -141,9 +143,11 @@ impl Scan {
                         if stopped.is_cancelled() {
                             return (rows, begun.elapsed());
                         }
+                        let window_begun = Instant::now();
                         let window = storage.archived_events(partition, from, from + WINDOW);
                         rows += window.await.expect("events_raw can be read").len();
                         from += WINDOW;
+                        tokio::time::sleep(window_begun.elapsed() * REST).await;
                     }
                 }
             }

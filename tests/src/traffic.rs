@@ -150,19 +150,30 @@ impl Traffic {
     /// Starts `clients` clients; each waits for its answer before it sends the next event, or the
     /// next batch. No other traffic of the same fleet may have this seed: it names the events.
     pub fn start(sender: &Sender, game: &str, seed: u64, clients: u64) -> Self {
-        Self::start_at(sender, game, seed, clients, PACE)
+        Self::start_at(sender, game, seed, (0..clients).map(|_| PACE))
     }
 
     /// The same without pauses: a request of each client is under way at any moment.
     pub fn start_dense(sender: &Sender, game: &str, seed: u64, clients: u64) -> Self {
-        Self::start_at(sender, game, seed, clients, Duration::ZERO)
+        Self::start_at(sender, game, seed, (0..clients).map(|_| Duration::ZERO))
     }
 
-    fn start_at(sender: &Sender, game: &str, seed: u64, clients: u64, pace: Duration) -> Self {
+    /// The same with pauses, and one client without: whenever a gateway goes, some request is under way.
+    pub fn start_with_a_dense_one(sender: &Sender, game: &str, seed: u64, clients: u64) -> Self {
+        let paces = (0..clients).map(|_| PACE).chain([Duration::ZERO]);
+        Self::start_at(sender, game, seed, paces)
+    }
+
+    fn start_at(
+        sender: &Sender,
+        game: &str,
+        seed: u64,
+        paces: impl Iterator<Item = Duration>,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let settled = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        for client in 0..clients {
+        for (client, pace) in (0..).zip(paces) {
             let stem = format!("{seed:x}-{client}");
             let events = Events::new(game, &stem, seed.wrapping_add(client));
             let client = Client {

@@ -85,6 +85,20 @@ impl LaneBuffer {
     }
 }
 
+/// How many of `buffers`, from the first on, fill a batch together; all, if they do not.
+pub fn enough_for<'a>(buffers: impl Iterator<Item = &'a LaneBuffer>, limits: BatchLimits) -> usize {
+    let (mut records, mut bytes, mut enough) = (0, 0, 0);
+    for buffer in buffers {
+        if records >= limits.records || bytes >= limits.bytes_in {
+            break;
+        }
+        records += buffer.len();
+        bytes += buffer.bytes();
+        enough += 1;
+    }
+    enough
+}
+
 /// Takes a batch out of `buffers` (one per lane that may commit): a fair share from each lane, and
 /// what that leaves to whoever has more.
 ///
@@ -153,6 +167,25 @@ mod tests {
     fn a_busy_lane_does_not_starve_the_others_and_may_use_what_they_leave() {
         let mut buffers = [buffer(0, 1_000, 1), buffer(1, 10, 1), buffer(2, 40, 1)];
         assert_eq!(take(&mut buffers, LIMITS), [50, 10, 40]);
+    }
+
+    #[test]
+    fn a_batch_needs_no_more_lanes_than_fill_it() {
+        let enough = |lanes: &[(usize, usize)]| {
+            let lanes = lanes.iter().map(|(count, size)| buffer(0, *count, *size));
+            enough_for(lanes.collect::<Vec<_>>().iter(), LIMITS)
+        };
+        assert_eq!(enough(&[(10, 1), (20, 1), (30, 1)]), 3, "all are less");
+        assert_eq!(
+            enough(&[(40, 1), (60, 1), (10, 1)]),
+            2,
+            "two have its records"
+        );
+        assert_eq!(
+            enough(&[(2, 600), (1, 600), (1, 600)]),
+            1,
+            "one has its bytes"
+        );
     }
 
     #[test]

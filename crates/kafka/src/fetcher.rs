@@ -151,7 +151,7 @@ impl Fetcher {
     pub fn pause(&self, partition: i32) -> Result<(), KafkaError> {
         let consumer = self.shared.consumer()?;
         let mut positions = lock(&self.shared.positions);
-        if positions.pause(partition, true) {
+        if positions.pause(partition) {
             consumer
                 .pause(&self.shared.list(partition))
                 .map_err(|error| KafkaError::refused("pausing a partition", &error))?;
@@ -163,12 +163,18 @@ impl Fetcher {
     pub fn resume(&self, partition: i32) -> Result<(), KafkaError> {
         let consumer = self.shared.consumer()?;
         let mut positions = lock(&self.shared.positions);
-        if positions.pause(partition, false) {
-            consumer
-                .resume(&self.shared.list(partition))
-                .map_err(|error| KafkaError::refused("resuming a partition", &error))?;
-        }
-        Ok(())
+        let Some(next) = positions.resume(partition) else {
+            return Ok(());
+        };
+        // By assigning it anew: a client all of whose partitions were paused sleeps for up to a second, and
+        // a resumption does not wake it.
+        self.shared
+            .stop(&consumer, partition, true)
+            .and_then(|()| self.shared.start(&consumer, partition, next))
+            .inspect_err(|_| {
+                positions.unassign(partition);
+                self.shared.clear(&consumer, partition);
+            })
     }
 
     /// The next record or trouble of any assigned partition. Loses nothing when dropped before it is ready.

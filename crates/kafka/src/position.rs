@@ -59,11 +59,17 @@ impl Positions {
             .map(|position| position.paused)
     }
 
-    /// Notes that `partition` is paused or not. Returns whether that is a change.
-    pub(crate) fn pause(&mut self, partition: i32, paused: bool) -> bool {
+    /// Notes that `partition` is paused. Returns whether that is a change.
+    pub(crate) fn pause(&mut self, partition: i32) -> bool {
         self.partitions
             .get_mut(&partition)
-            .is_some_and(|position| std::mem::replace(&mut position.paused, paused) != paused)
+            .is_some_and(|position| !std::mem::replace(&mut position.paused, true))
+    }
+
+    /// Notes that `partition` is paused no more. Returns its next offset if it was.
+    pub(crate) fn resume(&mut self, partition: i32) -> Option<i64> {
+        let position = self.partitions.get_mut(&partition)?;
+        std::mem::replace(&mut position.paused, false).then_some(position.next)
     }
 
     /// Judges a record, and counts it as given when it is to be delivered.
@@ -125,6 +131,18 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_that_was_paused_goes_on_behind_its_last_record() {
+        let mut positions = Positions::default();
+        positions.assign(0, 10);
+        assert_eq!(positions.judge(0, 10), Verdict::Deliver);
+        assert_eq!(positions.resume(0), None, "it was not paused");
+        assert!(positions.pause(0));
+        assert!(!positions.pause(0));
+        assert_eq!(positions.resume(0), Some(11));
+        assert_eq!(positions.resume(0), None);
+    }
 
     #[test]
     fn records_pass_from_the_assigned_offset_on_each_once() {

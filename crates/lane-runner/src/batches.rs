@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bm_engine::batch::take_batch;
+use bm_engine::batch::{enough_for, take_batch};
 use bm_engine::fold::{Prepared, prepare};
 use bm_engine::lane::LaneMove;
-use bm_engine::{BatchLimits, Domain, FoldContext, Folded, LaneInput, OutboxError, Record};
+use bm_engine::{Domain, FoldContext, Folded, LaneInput, OutboxError, Record};
 use bm_storage::{CommitError, LaneStore, StoreError};
 use tokio::time::Instant;
 
@@ -112,13 +112,13 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     }
 
     fn take_records(&mut self) -> Vec<LaneInput> {
-        let now = Instant::now();
+        let (now, limits) = (Instant::now(), self.limits());
         let mut lanes: Vec<_> = self
             .slots
             .iter_mut()
             .filter(|(_, slot)| slot.has_work(now))
             .collect();
-        // Another lane goes first each time: in small batches each comes to its turn.
+        // Another lane goes first each time: each comes to its turn.
         let first = lanes
             .iter()
             .position(|(p, _)| **p >= self.next_lane)
@@ -130,11 +130,13 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         if self.one_lane_batches > 0 {
             self.one_lane_batches -= 1;
             lanes.truncate(1);
+        } else {
+            // No more lanes than fill it: of a backlog, others can be committed while these are published.
+            lanes.truncate(enough_for(
+                lanes.iter().map(|(_, slot)| &slot.buffer),
+                limits,
+            ));
         }
-        let limits = BatchLimits {
-            records: self.most_records,
-            ..self.shared.config.limits
-        };
         let mut buffers: Vec<_> = lanes.iter_mut().map(|(_, slot)| &mut slot.buffer).collect();
         let records = take_batch(&mut buffers, limits);
         lanes
@@ -230,7 +232,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     let decision = slot.lane.reply_lost();
                     self.carry_out(output.partition, decision, None);
                 }
-                self.try_smaller(prepared.len());
+                self.try_smaller(prepared);
                 // Lanes whose records the fold did not come to have lost nothing.
                 prepared.remove(&folded.lanes.iter().map(|output| output.partition).collect());
                 Outcome::Over
@@ -247,7 +249,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 self.undo(&folded);
                 self.shared.metrics.commit_errors.increment(1);
                 if transient {
-                    self.try_smaller(prepared.len());
+                    self.try_smaller(prepared);
                     self.wait_for_the_database(&format!(
                         "committing: {message} (SQLSTATE {sqlstate})"
                     ));

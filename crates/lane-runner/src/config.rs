@@ -11,6 +11,8 @@ pub struct RunnerConfig {
     pub group: String,
     /// Worker tasks; each owns some of the process's lanes.
     pub workers: usize,
+    /// From the beginning of a worker's batch to that of the next, unless that is full before.
+    pub batch_interval: Duration,
     /// Bounds of a batch.
     pub limits: BatchLimits,
     /// How long a statement may take before its outcome counts as unknown.
@@ -29,8 +31,8 @@ pub struct RunnerConfigError {
 }
 
 impl RunnerConfig {
-    /// Reads `CONSUMER_GROUP` (default `<processor>-group`), `BM_WORKERS` (default: cores) and
-    /// `BM_BATCH_RECORDS` (default 1000).
+    /// Reads `CONSUMER_GROUP` (default `<processor>-group`), `BM_WORKERS` (default: cores),
+    /// `BM_BATCH_RECORDS` (default 1000) and `BM_BATCH_INTERVAL_MS` (default 10).
     pub fn from_vars(
         processor: &str,
         get: impl Fn(&str) -> Option<String>,
@@ -55,6 +57,12 @@ impl RunnerConfig {
         Ok(Self {
             group: get("CONSUMER_GROUP").unwrap_or_else(|| format!("{processor}-group")),
             workers: number("BM_WORKERS", "a number from 1 to 64", cores.min(64), 1..=64)?,
+            batch_interval: Duration::from_millis(number(
+                "BM_BATCH_INTERVAL_MS",
+                "a number of milliseconds from 0 to 1000",
+                10,
+                0..=1_000,
+            )? as u64),
             limits: BatchLimits {
                 records: number(
                     "BM_BATCH_RECORDS",

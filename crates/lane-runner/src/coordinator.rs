@@ -1,18 +1,20 @@
 //! One loop that owns reading and group membership, and hands everything to the lanes' workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bm_kafka::{Fetched, Fetcher, KafkaError, Membership, MembershipEvent, OutboxPublisher};
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::RunnerError;
+use crate::flow::{Flow, Intake};
 use crate::metrics::LaneGauges;
-use crate::slot::{Flow, ReadToken};
+use crate::slot::ReadToken;
 use crate::status::RunnerStatus;
 use crate::worker::Message;
 
@@ -41,13 +43,20 @@ pub(crate) struct Coordinator {
     commands: mpsc::UnboundedReceiver<Command>,
     workers: Vec<mpsc::UnboundedSender<Message>>,
     flows: BTreeMap<i32, Arc<Flow>>,
+    intake: Arc<Intake>,
+    /// Cursors not yet told to the group.
     moved: BTreeMap<i32, i64>,
+    /// Lanes that held records at the last look and had not moved since the one before.
+    unmoved: BTreeSet<i32>,
     status: Arc<RunnerStatus>,
     processor: &'static str,
     /// Of the topic read, when the processor started.
     partition_count: i32,
     gauges: LaneGauges,
 }
+
+/// So many records are passed on before anything else is looked at.
+const READ_AT_ONCE: usize = 64;
 
 /// How often the topic's partitions are counted: nothing else tells a lane that runs of a change.
 const RECOUNT: Duration = Duration::from_secs(10);
@@ -80,6 +89,7 @@ impl Coordinator {
         status: Arc<RunnerStatus>,
         processor: &'static str,
         partition_count: i32,
+        intake: Arc<Intake>,
     ) -> Self {
         Self {
             fetcher,
@@ -88,7 +98,9 @@ impl Coordinator {
             commands,
             workers,
             flows: BTreeMap::new(),
+            intake,
             moved: BTreeMap::new(),
+            unmoved: BTreeSet::new(),
             status,
             processor,
             partition_count,
@@ -123,6 +135,7 @@ impl Coordinator {
                 () = publisher.stopped() => break Some("the lanes' publisher ended".to_owned()),
                 Some(command) = self.commands.recv() => self.obey(command),
                 _ = hints.tick() => {
+                    self.pause_idle();
                     self.send_hints();
                     self.gauges.show(&self.status);
                 }
@@ -130,12 +143,12 @@ impl Coordinator {
                     let known = self.recounted(found);
                     recounted.set(recount(Arc::clone(&reader), known));
                 }
-                fetched = reader.recv() => {
-                    if let Some(fatal) = self.fetched(fetched) {
+                fetched = reader.recv(), if self.has_room() => {
+                    if let Some(fatal) = self.fetched_with_more(fetched, &reader) {
                         break Some(format!("reading failed for good: {fatal}"));
                     }
                     // A long backlog is always there to be read: the workers need a turn, too.
-                    tokio::task::consume_budget().await;
+                    tokio::task::yield_now().await;
                 }
             }
         };
@@ -296,6 +309,23 @@ impl Coordinator {
         }
     }
 
+    /// Passes on what was read, and some of what is there already; gives the reason why nothing can be
+    /// read any more.
+    fn fetched_with_more(&mut self, first: Fetched, reader: &Fetcher) -> Option<String> {
+        let mut next = Some(first);
+        for _ in 1..READ_AT_ONCE {
+            let fetched = next?;
+            if let Some(fatal) = self.fetched(fetched) {
+                return Some(fatal);
+            }
+            if !self.has_room() {
+                return None;
+            }
+            next = reader.recv().now_or_never();
+        }
+        next.and_then(|last| self.fetched(last))
+    }
+
     /// Passes on what was read; gives the reason why nothing can be read any more.
     fn fetched(&mut self, fetched: Fetched) -> Option<String> {
         match fetched {
@@ -303,15 +333,8 @@ impl Coordinator {
                 let partition = record.partition;
                 let flow = self.flows.get(&partition)?;
                 flow.add(record.footprint());
-                if flow.must_pause() {
-                    flow.set_paused(true);
-                    if let Err(e) = self.fetcher.pause(partition) {
-                        tracing::warn!(processor = self.processor, partition, error = %e, "could not pause reading");
-                    }
-                    // The worker may have caught up between the look and the mark.
-                    if flow.may_resume() {
-                        self.obey(Command::Resume { partition });
-                    }
+                if flow.must_pause() && !self.has_room() {
+                    self.pause(partition);
                 }
                 self.tell(partition, Message::Record(record));
             }
@@ -336,6 +359,50 @@ impl Coordinator {
             Fetched::Fatal { error } => return Some(error),
         }
         None
+    }
+
+    /// Whether the lanes hold so little that more may be read.
+    fn has_room(&self) -> bool {
+        let paused = self.flows.values().filter(|flow| flow.is_paused());
+        self.intake.has_room(paused.map(Arc::as_ref))
+    }
+
+    /// When there is no room, pauses the lanes that have not moved for a second and more: what they hold
+    /// would keep the others from being read.
+    fn pause_idle(&mut self) {
+        let unmoved: BTreeSet<i32> = (self.flows.iter())
+            .filter(|(partition, flow)| {
+                flow.bytes() > 0 && !flow.is_paused() && !self.moved.contains_key(partition)
+            })
+            .map(|(partition, _)| *partition)
+            .collect();
+        let before = std::mem::replace(&mut self.unmoved, unmoved);
+        if self.has_room() {
+            return;
+        }
+        let idle: Vec<i32> = before.intersection(&self.unmoved).copied().collect();
+        for partition in idle {
+            self.pause(partition);
+        }
+    }
+
+    fn pause(&mut self, partition: i32) {
+        let Some(flow) = self.flows.get(&partition) else {
+            return;
+        };
+        let held = flow.bytes();
+        // Who has nothing to commit would never ask to go on.
+        if held == 0 {
+            return;
+        }
+        flow.set_paused(true);
+        if let Err(e) = self.fetcher.pause(partition) {
+            tracing::warn!(processor = self.processor, partition, error = %e, "could not pause reading");
+        }
+        // Its worker may have come on between the look and the mark, and asks no more.
+        if flow.bytes() < held {
+            self.obey(Command::Resume { partition });
+        }
     }
 
     fn send_hints(&mut self) {

@@ -6,6 +6,7 @@
 mod batches;
 mod config;
 mod coordinator;
+mod flow;
 mod memory;
 mod metrics;
 mod service;
@@ -71,6 +72,8 @@ struct Shared<D: Domain, S> {
     fetcher: Arc<Fetcher>,
     publisher: OutboxPublisher,
     partition_counts: BTreeMap<Topic, i32>,
+    /// What all lanes hold that is read and not committed.
+    intake: Arc<flow::Intake>,
     config: RunnerConfig,
     now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     status: Arc<RunnerStatus>,
@@ -91,6 +94,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
         self.status.publishes_with(publisher.clone());
         let (membership, events) = Membership::join(&self.kafka, &self.config.group, D::INPUT)?;
         let watched = publisher.clone();
+        let intake = Arc::<flow::Intake>::default();
         let shared = Arc::new(Shared {
             domain: self.domain,
             store: self.store,
@@ -98,6 +102,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
             fetcher: Arc::clone(&fetcher),
             publisher,
             partition_counts,
+            intake: Arc::clone(&intake),
             config: self.config,
             now: self.now,
             status: Arc::clone(&self.status),
@@ -128,6 +133,7 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
             self.status,
             name,
             input_partitions,
+            intake,
         );
         coordinator.run(&shutdown, &mut tasks, &watched).await
     }

@@ -144,7 +144,10 @@ pub(crate) fn remember<K: Clone + Ord + Hash, S>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::flow::Flow;
 
     type Slots = BTreeMap<i32, Slot<&'static str, u8>>;
 
@@ -154,7 +157,12 @@ mod tests {
 
     fn slots(lanes: i32, cached: usize) -> Slots {
         (0..lanes)
-            .map(|partition| (partition, Slot::new(cached * ONE)))
+            .map(|partition| {
+                (
+                    partition,
+                    Slot::new(cached * ONE, Flow::new(Arc::default())),
+                )
+            })
             .collect()
     }
 

@@ -2,54 +2,18 @@
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bm_engine::lane::{Lane, LastRecord};
 use bm_engine::{LaneBuffer, Watermarks};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::flow::Flow;
 use crate::memory::StateCache;
 use crate::status::LaneFlags;
 
-/// A lane with more than this many bytes read and not committed is not read further.
-const PAUSE_ABOVE: usize = 8 << 20;
-/// Until it has less than this.
-const RESUME_BELOW: usize = 2 << 20;
-
 /// After so many setbacks in a row a lane counts as stalled: it comes to nothing without someone's doing.
 pub(crate) const STALLED_AFTER: u32 = 6;
-
-/// How much of one partition is read and not committed; shared by who reads and who commits.
-#[derive(Debug, Default)]
-pub(crate) struct Flow {
-    bytes: AtomicUsize,
-    paused: AtomicBool,
-}
-
-impl Flow {
-    pub(crate) fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::SeqCst);
-    }
-
-    /// Takes bytes off; true when reading was paused and should go on.
-    pub(crate) fn remove(&self, bytes: usize) -> bool {
-        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.may_resume()
-    }
-
-    pub(crate) fn must_pause(&self) -> bool {
-        !self.paused.load(Ordering::SeqCst) && self.bytes.load(Ordering::SeqCst) > PAUSE_ABOVE
-    }
-
-    pub(crate) fn may_resume(&self) -> bool {
-        self.paused.load(Ordering::SeqCst) && self.bytes.load(Ordering::SeqCst) < RESUME_BELOW
-    }
-
-    pub(crate) fn set_paused(&self, paused: bool) {
-        self.paused.store(paused, Ordering::SeqCst);
-    }
-}
 
 /// Identifies one reading of a partition; records of an older one are stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,7 +74,7 @@ pub(crate) struct Slot<K: Hash + Eq, S> {
 }
 
 impl<K: Hash + Eq, S> Slot<K, S> {
-    pub(crate) fn new(cache_bytes: usize) -> Self {
+    pub(crate) fn new(cache_bytes: usize, flow: Flow) -> Self {
         Self {
             lane: Lane::default(),
             generation: 0,
@@ -119,7 +83,7 @@ impl<K: Hash + Eq, S> Slot<K, S> {
             cache: (cache_bytes > 0).then(|| StateCache::new(cache_bytes)),
             reading: Reading::None,
             last_token: ReadToken::default(),
-            flow: Arc::new(Flow::default()),
+            flow: Arc::new(flow),
             publishing: None,
             taking: None,
             failed_takes: 0,
@@ -139,7 +103,7 @@ impl<K: Hash + Eq, S> Slot<K, S> {
         }
         self.reading = Reading::None;
         // Whoever still counts on the old one counts for nothing.
-        self.flow = Arc::new(Flow::default());
+        self.flow = Arc::new(self.flow.anew());
         if let Some(publishing) = self.publishing.take() {
             publishing.abort();
         }

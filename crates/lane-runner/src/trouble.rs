@@ -28,7 +28,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         message: &str,
     ) -> Outcome<D> {
         if prepared.len() > 1 {
-            self.most_records = (prepared.len() / 2).max(1);
+            self.try_smaller(prepared);
             tracing::warn!(
                 processor = D::PROCESSOR,
                 sqlstate,
@@ -83,12 +83,13 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 "a batch cannot be committed; going on with one lane at a time to find which"
             );
             self.one_lane_batches = 2 * partitions.len();
+            self.begin_again_with(prepared);
         }
     }
 
     pub(crate) fn give_up(&mut self, prepared: Prepared<D>, what: &str, error: &StoreError) {
         if error.is_transient() {
-            self.try_smaller(prepared.len());
+            self.try_smaller(&prepared);
             self.wait_for_the_database(&format!("{what}: {error}"));
         } else {
             self.refused_for_good(&prepared, &format!("{what}: {error}"));
@@ -96,10 +97,23 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         self.put_back(prepared);
     }
 
-    /// The next batch is half as large: this one may have been too much for the time there is. Each
-    /// batch that goes through doubles what the next may hold.
-    pub(crate) fn try_smaller(&mut self, records: usize) {
-        self.most_records = (records / 2).max(1);
+    /// The next batch is half as large, and of the same lanes: this one may have been too much for the
+    /// time there is, or one of its records is refused. Each batch that goes through doubles what the
+    /// next may hold.
+    pub(crate) fn try_smaller(&mut self, prepared: &Prepared<D>) {
+        self.most_records = (prepared.len() / 2).max(1);
+        // A record that fails alone must not keep the other lanes from their turns.
+        if prepared.len() > 1 {
+            self.begin_again_with(prepared);
+        }
+    }
+
+    /// The next batch begins with the lane that this one began with: while others had their turns, their
+    /// success would make it as large as before.
+    fn begin_again_with(&mut self, prepared: &Prepared<D>) {
+        if let Some(first) = prepared.partitions().first() {
+            self.next_lane = *first;
+        }
     }
 
     pub(crate) fn wait_for_the_database(&mut self, error: &str) {

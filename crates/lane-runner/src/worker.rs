@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bm_engine::lane::{Decision, LastRecord, Publication, TakeAttempt};
 use bm_engine::position::{ReadFrom, WrongLog};
-use bm_engine::{Domain, Outbox, Record};
+use bm_engine::{BatchLimits, Domain, Outbox, Record};
 use bm_storage::LaneStore;
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::Shared;
 use crate::coordinator::Command;
+use crate::flow::Flow;
 use crate::slot::{Check, ReadToken, Reading, STALLED_AFTER, Slot};
 use crate::take::{self, TakeError, Taken};
 
@@ -62,6 +63,8 @@ pub(crate) struct Worker<D: Domain, S> {
     pub(crate) one_lane_batches: usize,
     /// Which lane comes first in the next batch.
     pub(crate) next_lane: i32,
+    /// When the last batch began.
+    last_batch: Instant,
     finishing: bool,
 }
 
@@ -85,6 +88,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             most_records,
             one_lane_batches: 0,
             next_lane: 0,
+            last_batch: Instant::now(),
             finishing: false,
         }
     }
@@ -102,11 +106,13 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             }
             let now = Instant::now();
             let paused = self.pause_until.filter(|at| *at > now);
-            if paused.is_none() && self.slots.values().any(|slot| slot.has_work(now)) {
+            let due = self.batch_due(now).filter(|_| paused.is_none());
+            if due.is_some_and(|at| at <= now) {
+                self.last_batch = now;
                 self.run_batch().await;
                 continue;
             }
-            let wake = paused.or_else(|| {
+            let wake = paused.or(due).or_else(|| {
                 self.slots
                     .values()
                     .filter_map(|slot| slot.not_before)
@@ -120,6 +126,32 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 },
                 () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             }
+        }
+    }
+
+    /// When the next batch is to begin; `None` while there is nothing for one.
+    ///
+    /// A batch costs the database and the broker much the same whether it has one record or twenty: those
+    /// that come soon after another go together. The first after a pause waits for nobody.
+    fn batch_due(&self, now: Instant) -> Option<Instant> {
+        let limits = self.limits();
+        let (mut records, mut bytes) = (0, 0);
+        for slot in self.slots.values().filter(|slot| slot.has_work(now)) {
+            records += slot.buffer.len();
+            bytes += slot.buffer.bytes();
+        }
+        match records {
+            0 => None,
+            _ if records >= limits.records || bytes >= limits.bytes_in => Some(now),
+            _ => Some(self.last_batch + self.shared.config.batch_interval),
+        }
+    }
+
+    /// Bounds of the next batch.
+    pub(crate) fn limits(&self) -> BatchLimits {
+        BatchLimits {
+            records: self.most_records,
+            ..self.shared.config.limits
         }
     }
 
@@ -193,9 +225,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     }
 
     pub(crate) fn slot(&mut self, partition: i32) -> &mut Slot<D::Key, D::State> {
+        let intake = &self.shared.intake;
         self.slots
             .entry(partition)
-            .or_insert_with(|| Slot::new(D::CACHE_BYTES_PER_LANE))
+            .or_insert_with(|| Slot::new(D::CACHE_BYTES_PER_LANE, Flow::new(Arc::clone(intake))))
     }
 
     pub(crate) fn retake(&mut self, partition: i32) {
@@ -212,12 +245,15 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         match slot.reading {
             Reading::Running => slot.buffer.push(record),
             Reading::Checking(Check { offset, expected }) => {
-                slot.flow.remove(size);
+                let resume = slot.flow.remove(size);
                 if record.offset == offset && expected == LastRecord::of(&record) {
                     slot.reading = Reading::Running;
                 } else {
                     let error = WrongLog::OtherRecord { cursor: offset + 1 };
                     self.halt(partition, &error.to_string());
+                }
+                if resume {
+                    self.command(Command::Resume { partition });
                 }
             }
             // Of an older reading.

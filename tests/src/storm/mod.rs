@@ -29,8 +29,8 @@ use usage::Usage;
 
 /// Rounds go on for so long before everything is compared.
 const LEG: Duration = Duration::from_mins(1);
-/// Players' devices, each with a request under way or a short pause.
-const CLIENTS: u64 = 6;
+/// Players' devices, each with a request under way or a short pause; one more has no pause.
+const CLIENTS: u64 = 4;
 /// A gateway that stands still is not waited for long.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
 /// Faults of a round last ten seconds and some, starting anew takes a rebalance.
@@ -120,7 +120,8 @@ impl Storm {
         let (mut settled, mut count) = (0, 0);
         while began.elapsed() < length {
             let leg = Instant::now();
-            let mut traffic = Traffic::start(&sender, self.fleet.game(), others.random(), CLIENTS);
+            let (game, names) = (self.fleet.game(), others.random());
+            let mut traffic = Traffic::start_with_a_dense_one(&sender, game, names, CLIENTS);
             let studio = Studio::start(self.links.studio(), &self.fleet, changes);
             while leg.elapsed() < LEG && began.elapsed() < length {
                 if let Some(round) = rounds.next() {

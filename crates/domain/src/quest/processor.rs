@@ -45,7 +45,7 @@ pub enum NoRow {}
 impl Domain for QuestDomain {
     const PROCESSOR: &'static str = "quest-processor";
     const INPUT: Topic = Topic::QuestEvents;
-    const CACHE_BYTES_PER_LANE: usize = 8 << 20;
+    const CACHE_BYTES_PER_LANE: usize = 12 << 20;
 
     type Input = QuestInput;
     type Key = QuestKey;

@@ -26,7 +26,7 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 struct Plan {
     next: Option<Fault>,
-    player: Option<(String, Fault)>,
+    players: Vec<(String, Fault)>,
     most_rows: Option<usize>,
     unreadable: Option<String>,
     done: usize,
@@ -54,7 +54,8 @@ impl Faulty {
 
     /// Every commit with a grant of this player fails so.
     pub(crate) fn refuse_player(&self, user: &str, fault: Fault) {
-        self.plan.lock().unwrap().player = Some((user.to_owned(), fault));
+        let mut plan = self.plan.lock().unwrap();
+        plan.players.push((user.to_owned(), fault));
     }
 
     /// Every commit of more rows than this is too slow.
@@ -87,10 +88,9 @@ impl Faulty {
             plan.done += 1;
             return Some(Fault::TooSlow);
         }
-        let (player, fault) = plan.player.as_ref()?;
-        rows.iter()
-            .any(|row| row.user_id.as_str() == player)
-            .then_some(*fault)
+        let refused = |player: &str| rows.iter().any(|row| row.user_id.as_str() == player);
+        let (_, fault) = plan.players.iter().find(|(player, _)| refused(player))?;
+        Some(*fault)
     }
 }
 

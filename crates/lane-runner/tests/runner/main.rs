@@ -37,6 +37,8 @@ struct World {
     stop: CancellationToken,
     runner: Option<JoinHandle<()>>,
     sent: BTreeSet<String>,
+    /// Most records of a batch.
+    batch: usize,
 }
 
 impl World {
@@ -56,6 +58,7 @@ impl World {
             stop: CancellationToken::new(),
             runner: None,
             sent: BTreeSet::new(),
+            batch: 1_000,
         }
     }
 
@@ -65,6 +68,7 @@ impl World {
             "BM_TOPIC_PREFIX" => Some(self.topics.prefix().to_owned()),
             // One worker has all lanes: they share batches.
             "BM_WORKERS" => Some("1".to_owned()),
+            "BM_BATCH_RECORDS" => Some(self.batch.to_string()),
             "CONSUMER_GROUP" => Some(format!("{}rewards", self.topics.prefix())),
             _ => None,
         };
@@ -95,7 +99,12 @@ impl World {
 
     /// Appends a grant for player `user`, and expects it in the ledger.
     async fn grant(&mut self, user: &str, index: usize) -> i32 {
-        let (grant_id, key, value) = grant(user, index);
+        self.grant_of(user, index, r#"{"type":"coins"}"#).await
+    }
+
+    /// The same for a reward of any size.
+    async fn grant_of(&mut self, user: &str, index: usize, reward: &str) -> i32 {
+        let (grant_id, key, value) = granted(user, index, reward);
         let partition = partition_for(key.as_bytes(), PARTITIONS);
         self.sent.insert(grant_id);
         self.produce(partition, &key, &value).await;
@@ -152,6 +161,10 @@ impl World {
 
 /// A grant for player `user`: its id, its partition key, and the message.
 fn grant(user: &str, index: usize) -> (String, String, Vec<u8>) {
+    granted(user, index, r#"{"type":"coins"}"#)
+}
+
+fn granted(user: &str, index: usize, reward: &str) -> (String, String, Vec<u8>) {
     let (studio, game, user) = (
         StudioId::new("s").unwrap(),
         GameId::new("g").unwrap(),
@@ -160,7 +173,7 @@ fn grant(user: &str, index: usize) -> (String, String, Vec<u8>) {
     let event = RewardEvent {
         grant_id: hash::grant_id(&studio, &game, "quest_q", "", &user, index),
         source: "quest_q".to_owned(),
-        reward: serde_json::value::RawValue::from_string(r#"{"type":"coins"}"#.to_owned()).unwrap(),
+        reward: serde_json::value::RawValue::from_string(reward.to_owned()).unwrap(),
         timestamp: Timestamp::clamped(1_000),
         studio_id: studio,
         game_id: game,
@@ -197,7 +210,15 @@ async fn a_commit_whose_reply_is_lost_counts_once_whether_it_happened_or_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_the_database_refuses_becomes_a_dead_letter_and_all_others_count() {
+    // All lanes in one batch, and several batches of each.
+    for batch in [1_000, 4] {
+        a_value_is_refused(batch).await;
+    }
+}
+
+async fn a_value_is_refused(batch: usize) {
     let mut world = World::new().await;
+    world.batch = batch;
     world.store.refuse_player("bad", Fault::Data);
     for index in 0..40 {
         world.grant(&format!("p{}", index % 7), index).await;
@@ -255,6 +276,44 @@ async fn a_refusal_that_is_no_data_stalls_one_lane_and_loses_nothing() {
         (status.stalled() == 0).then_some(())
     })
     .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_are_stuck_with_all_that_may_be_held_do_not_keep_another_from_being_read() {
+    const EACH: usize = 11;
+    let mut world = World::new().await;
+    // Together more than a process reads ahead, each less than a lane may.
+    let large = format!(r#"{{"type":"coins","note":"{}"}}"#, "x".repeat(500_000));
+    let of_lane = |lane: i32| {
+        let user = |n: &u32| {
+            let key = player_key(
+                &GameId::new("g").unwrap(),
+                &UserId::new(format!("p{n}")).unwrap(),
+            );
+            partition_for(key.as_bytes(), PARTITIONS) == lane
+        };
+        format!("p{}", (0..1_000).find(user).unwrap())
+    };
+    for lane in 1..PARTITIONS {
+        let user = of_lane(lane);
+        world.store.refuse_player(&user, Fault::NoPartition);
+        for index in 0..EACH {
+            assert_eq!(world.grant_of(&user, index, &large).await, lane);
+        }
+    }
+    world.start();
+    let status = Arc::clone(&world.status);
+    eventually(DEADLINE, "the stalled lanes", || async {
+        (status.stalled() == PARTITIONS as usize - 1).then_some(())
+    })
+    .await;
+    world.grant(&of_lane(0), 0).await;
+    world.await_ledger(1).await;
+    world.store.relent();
+    world
+        .await_ledger(1 + i64::from(PARTITIONS - 1) * EACH as i64)
+        .await;
     world.stop().await;
 }
 
