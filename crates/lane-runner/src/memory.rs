@@ -117,17 +117,27 @@ pub(crate) fn remember<K: Clone + Ord + Hash, S>(
     kept: &BTreeSet<i32>,
     keys: &BTreeMap<K, i32>,
     mut loaded: Loaded<K, S>,
-    mut changed: BTreeMap<K, S>,
+    changed: BTreeMap<K, S>,
     heap_bytes: impl Fn(&K, Option<&S>) -> usize,
 ) {
-    for (key, partition) in keys.iter().filter(|(_, lane)| kept.contains(lane)) {
+    let mut changed = changed.into_iter().peekable();
+    for (key, partition) in keys {
+        // Both are in the order of keys.
+        while changed.next_if(|(other, _)| other < key).is_some() {}
+        let state = changed.next_if(|(other, _)| other == key);
+        if !kept.contains(partition) {
+            continue;
+        }
         let Some(cache) = slots
             .get_mut(partition)
             .and_then(|slot| slot.cache.as_mut())
         else {
             continue;
         };
-        let newest = changed.remove(key).map(Some).or_else(|| loaded.remove(key));
+        let newest = match state {
+            Some((_, state)) => Some(Some(state)),
+            None => loaded.remove(key),
+        };
         match newest {
             Some(state) => {
                 let heap = heap_bytes(key, state.as_ref());

@@ -23,10 +23,11 @@ use crate::amount::Amount;
 /// Names a row of `quest_progress`: unique (quest_id, user_id).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QuestKey {
-    /// `quests.id`, so it implies studio and game.
-    pub quest: Uuid,
+    // First, since it tells more keys apart: they are compared in its order.
     /// `quest_progress.user_id`.
     pub user: UserId,
+    /// `quests.id`, so it implies studio and game.
+    pub quest: Uuid,
 }
 
 /// A row of `quest_progress`: how far one player is in one quest.
