@@ -29,7 +29,7 @@ const SERVICES: [&str; 4] = [
 const ARCHIVED: i64 = 500_000;
 /// Offsets that a scan reads at a time.
 const WINDOW: i64 = 5_000;
-/// So many times as long as a window took it rests after it.
+/// A scan that leaves the database to others rests so many times as long as a window took.
 const REST: u32 = 3;
 /// Connections and caches are warm after it, and what a broker just started does at first (its
 /// virtual machine compiles) is over.
@@ -37,7 +37,7 @@ const WARM_UP: Duration = Duration::from_secs(20);
 /// Lanes that lag are waited for so long.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The steady run, and the same with a scan beside it.
+/// The steady run, and the same with a scan beside it, one without rest and one that rests.
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     let stage = Stage::new().await;
     stage.quests("steady", 1, 1_000_000_000_000).await;
@@ -49,12 +49,14 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     steady(&stage, processes[0].1.address(), WARM_UP).await;
     measure(&stage, &processes, length, "steady 1,000/s", figures).await;
     stage.archive(ARCHIVED).await;
-    let scan = Scan::begin(&stage).await;
-    steady(&stage, processes[0].1.address(), WARM_UP).await;
-    let name = "steady 1,000/s beside a scan";
-    measure(&stage, &processes, length, name, figures).await;
-    let rate = scan.end().await;
-    figures.add(format!("{name}, rows scanned"), rate, "rows/s", Goal::None);
+    for (what, rest) in [("a scan", 0), ("a scan that rests", REST)] {
+        let scan = Scan::begin(&stage, rest).await;
+        steady(&stage, processes[0].1.address(), WARM_UP).await;
+        let name = format!("steady 1,000/s beside {what}");
+        measure(&stage, &processes, length, &name, figures).await;
+        let rate = scan.end().await;
+        figures.add(format!("{name}, rows scanned"), rate, "rows/s", Goal::None);
+    }
 }
 
 async fn measure(
@@ -120,14 +122,15 @@ async fn databases(stage: &Stage) -> f64 {
 }
 
 /// Reads all of events_raw again and again, as a replay does: each partition of the log in windows
-/// of offsets. It leaves the database to the others for most of the time.
+/// of offsets.
 struct Scan {
     stop: CancellationToken,
     rows: JoinHandle<(usize, Duration)>,
 }
 
 impl Scan {
-    async fn begin(stage: &Stage) -> Self {
+    /// `rest`: so many times as long as a window took, before the next.
+    async fn begin(stage: &Stage, rest: u32) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let storage = stage.storage.clone();
@@ -147,7 +150,7 @@ impl Scan {
                         let window = storage.archived_events(partition, from, from + WINDOW);
                         rows += window.await.expect("events_raw can be read").len();
                         from += WINDOW;
-                        tokio::time::sleep(window_begun.elapsed() * REST).await;
+                        tokio::time::sleep(window_begun.elapsed() * rest).await;
                     }
                 }
             }

@@ -5,14 +5,14 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::ops::RangeBounds;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bm_contracts::Topic;
 use bm_domain::definition::parse_file;
 use bm_storage::{Storage, StorageConfig};
 use bm_testkit::process::ProcessPlan;
 use bm_testkit::{
-    Process, Server, TcpProxy, TestDatabase, TestTopics, TopicPlan, free_port, unique,
+    Process, Server, TcpProxy, TestDatabase, TestTopics, TopicPlan, free_port, unique, until,
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -316,19 +316,14 @@ impl Fleet {
         series: &str,
         range: impl RangeBounds<f64> + Debug,
     ) {
-        let started = Instant::now();
-        loop {
-            let value = self.metric(service, place, series).await;
-            if value.is_some_and(|value| range.contains(&value)) {
-                return;
+        let what = format!("{series} of {} {place} in {range:?}", service.name());
+        until(READY, &what, async || {
+            match self.metric(service, place, series).await {
+                Some(value) if range.contains(&value) => Ok(()),
+                other => Err(format!("{other:?}")),
             }
-            assert!(
-                started.elapsed() < READY,
-                "{series} of {} {place} is {value:?}, not {range:?} within {READY:?}",
-                service.name()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        })
+        .await;
     }
 
     /// Waits until every process is ready.
@@ -350,36 +345,34 @@ impl Fleet {
 
     /// Waits until these processes run so many lanes each; any number where it is `None`, but one.
     pub async fn wait_lanes(&mut self, service: Service, wanted: &[Option<usize>]) {
-        let started = Instant::now();
-        loop {
-            let mut all = true;
-            for (place, wanted) in wanted.iter().enumerate() {
-                let running = self.running_lanes(service, place).await.unwrap_or(0);
-                all &= wanted.map_or(running > 0, |wanted| running == wanted);
+        let what = format!("the lanes of {} as {wanted:?}", service.name());
+        until(READY, &what, async || {
+            let mut running = Vec::new();
+            for place in 0..wanted.len() {
+                running.push(self.running_lanes(service, place).await.unwrap_or(0));
             }
-            if all {
-                return;
+            let as_wanted = |(running, wanted): (&usize, &Option<usize>)| {
+                wanted.map_or(*running > 0, |wanted| *running == wanted)
+            };
+            if running.iter().zip(wanted).all(as_wanted) {
+                Ok(())
+            } else {
+                Err(format!("{running:?}"))
             }
-            assert!(
-                started.elapsed() < READY,
-                "the lanes of {} are not {wanted:?} within {READY:?}",
-                service.name()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        })
+        .await;
     }
 
     /// Waits until one process runs so many lanes, whatever others of its service believe.
     pub async fn wait_lanes_of(&mut self, service: Service, place: usize, wanted: usize) {
-        let started = Instant::now();
-        while self.running_lanes(service, place).await != Some(wanted) {
-            assert!(
-                started.elapsed() < READY,
-                "{} {place} does not run {wanted} lanes within {READY:?}",
-                service.name()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let what = format!("{wanted} lanes of {} {place}", service.name());
+        until(READY, &what, async || {
+            match self.running_lanes(service, place).await {
+                Some(running) if running == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 
     /// Waits until a processor has put `records` more behind it than the `before` it had.

@@ -85,18 +85,53 @@ impl LaneBuffer {
     }
 }
 
-/// How many of `buffers`, from the first on, fill a batch together; all, if they do not.
-pub fn enough_for<'a>(buffers: impl Iterator<Item = &'a LaneBuffer>, limits: BatchLimits) -> usize {
-    let (mut records, mut bytes, mut enough) = (0, 0, 0);
-    for buffer in buffers {
-        if records >= limits.records || bytes >= limits.bytes_in {
-            break;
+/// Whose turn it is among lanes that have more than one batch can hold.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// The next batch begins with the first lane from here on.
+    next: i32,
+}
+
+impl Turns {
+    /// Takes a batch out of `lanes` (those that may commit, by partition in ascending order): another lane
+    /// begins each time, and no more of them are in it than fill it, nor more than `most`. Of a backlog,
+    /// others can so be committed while these are published.
+    ///
+    /// Gives the records of each lane that is in it, the one that began first.
+    pub fn take(
+        &mut self,
+        mut lanes: Vec<(i32, &mut LaneBuffer)>,
+        most: usize,
+        limits: BatchLimits,
+    ) -> Vec<(i32, Vec<Record>)> {
+        let begins = lanes.iter().position(|(lane, _)| *lane >= self.next);
+        lanes.rotate_left(begins.unwrap_or(0));
+        if let Some((first, _)) = lanes.first() {
+            self.next = first + 1;
         }
+        lanes.truncate(enough_for(&lanes, limits).min(most));
+        let (lanes, mut buffers): (Vec<i32>, Vec<&mut LaneBuffer>) = lanes.into_iter().unzip();
+        lanes
+            .into_iter()
+            .zip(take_batch(&mut buffers, limits))
+            .collect()
+    }
+
+    /// The next batch begins with this lane again.
+    pub fn again(&mut self, lane: i32) {
+        self.next = lane;
+    }
+}
+
+/// How many of `lanes`, from the first on, fill a batch together; all, if they do not.
+fn enough_for(lanes: &[(i32, &mut LaneBuffer)], limits: BatchLimits) -> usize {
+    let (mut records, mut bytes) = (0, 0);
+    let full = lanes.iter().position(|(_, buffer)| {
         records += buffer.len();
         bytes += buffer.bytes();
-        enough += 1;
-    }
-    enough
+        records >= limits.records || bytes >= limits.bytes_in
+    });
+    full.map_or(lanes.len(), |last| last + 1)
 }
 
 /// Takes a batch out of `buffers` (one per lane that may commit): a fair share from each lane, and
@@ -139,13 +174,14 @@ mod tests {
 
     fn buffer(partition: i32, count: usize, size: usize) -> LaneBuffer {
         let mut buffer = LaneBuffer::default();
+        let value = Bytes::from(vec![0; size]);
         for offset in 0..count {
             buffer.push(Record {
                 partition,
                 offset: offset as i64,
                 timestamp: Timestamp::clamped(0),
                 key: Bytes::new(),
-                value: Bytes::from(vec![0; size]),
+                value: value.clone(),
                 headers: Vec::new(),
             });
         }
@@ -169,22 +205,74 @@ mod tests {
         assert_eq!(take(&mut buffers, LIMITS), [50, 10, 40]);
     }
 
+    /// Lanes 0, 1, … by their buffers.
+    fn numbered(buffers: &mut [LaneBuffer]) -> Vec<(i32, &mut LaneBuffer)> {
+        (0..).zip(buffers).collect()
+    }
+
     #[test]
-    fn a_batch_needs_no_more_lanes_than_fill_it() {
-        let enough = |lanes: &[(usize, usize)]| {
-            let lanes = lanes.iter().map(|(count, size)| buffer(0, *count, *size));
-            enough_for(lanes.collect::<Vec<_>>().iter(), LIMITS)
+    fn a_batch_has_no_more_lanes_than_fill_it() {
+        let lanes = |sizes: &[(usize, usize)]| {
+            let mut buffers: Vec<_> = (0..)
+                .zip(sizes)
+                .map(|(lane, (count, size))| buffer(lane, *count, *size))
+                .collect();
+            let taken = Turns::default().take(numbered(&mut buffers), usize::MAX, LIMITS);
+            taken.iter().map(|(lane, _)| *lane).collect::<Vec<_>>()
         };
-        assert_eq!(enough(&[(10, 1), (20, 1), (30, 1)]), 3, "all are less");
+        assert_eq!(lanes(&[(10, 1), (20, 1), (30, 1)]), [0, 1, 2]);
+        assert_eq!(lanes(&[(40, 1), (60, 1), (10, 1)]), [0, 1]);
+        assert_eq!(lanes(&[(2, 600), (1, 600), (1, 600)]), [0]);
+    }
+
+    /// How many records each of `lanes` backlogged lanes gets in many batches. A lane's last batch is
+    /// published while the next is committed: it is not in two that follow each other.
+    fn shares(lanes: usize, count: usize, size: usize) -> Vec<usize> {
+        let limits = BatchLimits::default();
+        let mut turns = Turns::default();
+        let mut got = vec![0; lanes];
+        let mut published = Vec::new();
+        for _ in 0..600 {
+            let mut buffers: Vec<_> = (0..lanes).map(|_| buffer(0, count, size)).collect();
+            let ready = numbered(&mut buffers)
+                .into_iter()
+                .filter(|(lane, _)| !published.contains(lane));
+            let taken = turns.take(ready.collect(), usize::MAX, limits);
+            published = taken.iter().map(|(lane, _)| *lane).collect();
+            for (lane, records) in taken {
+                got[lane as usize] += records.len();
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn lanes_with_a_backlog_get_the_same_whatever_the_size_of_their_records() {
+        for (lanes, count, size) in [
+            (5, 1_500, 100),
+            (5, 300, 2_048),
+            (5, 11, 500_000),
+            (10, 600, 2_048),
+        ] {
+            let got = shares(lanes, count, size);
+            let (least, most) = (got.iter().min().unwrap(), got.iter().max().unwrap());
+            assert!(
+                most - least <= most / 20,
+                "{count} records of {size} bytes: {got:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lane_that_is_to_begin_again_does() {
+        let mut buffers = [buffer(0, 200, 1), buffer(1, 200, 1), buffer(2, 200, 1)];
+        let mut turns = Turns::default();
+        let mut first = |turns: &mut Turns| turns.take(numbered(&mut buffers), 1, LIMITS)[0].0;
+        assert_eq!([first(&mut turns), first(&mut turns)], [0, 1]);
+        turns.again(1);
         assert_eq!(
-            enough(&[(40, 1), (60, 1), (10, 1)]),
-            2,
-            "two have its records"
-        );
-        assert_eq!(
-            enough(&[(2, 600), (1, 600), (1, 600)]),
-            1,
-            "one has its bytes"
+            [first(&mut turns), first(&mut turns), first(&mut turns)],
+            [1, 2, 0]
         );
     }
 

@@ -3,33 +3,29 @@
 use bm_contracts::{Timestamp, headers};
 use bm_engine::Record;
 use bytes::BytesMut;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 /// An owned copy of `message`: the only one on the way from the client's buffer, which holds a whole fetch and must
 /// not live as long as a record may. Its parts share one allocation.
 pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
+    let found = message.headers();
     let key = message.key().unwrap_or_default();
     let value = message.payload().unwrap_or_default();
-    let found = message.headers();
-    let count = found.map_or(0, Headers::count);
-    let of_headers = |found: &BorrowedHeaders| {
-        let values = found
-            .iter()
-            .map(|header| header.value.map_or(0, <[u8]>::len));
-        values.sum::<usize>()
+    let of_headers: usize = found
+        .into_iter()
+        .flat_map(Headers::iter)
+        .map(|header| header.value.map_or(0, <[u8]>::len))
+        .sum();
+    let mut bytes = BytesMut::with_capacity(key.len() + value.len() + of_headers);
+    let mut copied = |part: &[u8]| {
+        bytes.extend_from_slice(part);
+        bytes.split().freeze()
     };
-    let mut bytes = BytesMut::with_capacity(key.len() + value.len() + found.map_or(0, of_headers));
-    bytes.extend_from_slice(key);
-    bytes.extend_from_slice(value);
-    let mut headers = Vec::with_capacity(count);
+    let (key, value) = (copied(key), copied(value));
+    let mut headers = Vec::with_capacity(found.map_or(0, Headers::count));
     for header in found.into_iter().flat_map(Headers::iter) {
-        bytes.extend_from_slice(header.value.unwrap_or_default());
-    }
-    let mut bytes = bytes.freeze();
-    let (key, value) = (bytes.split_to(key.len()), bytes.split_to(value.len()));
-    for header in found.into_iter().flat_map(Headers::iter) {
-        let length = header.value.map_or(0, <[u8]>::len);
-        headers.push((headers::name(header.key), bytes.split_to(length)));
+        let name = headers::name(header.key);
+        headers.push((name, copied(header.value.unwrap_or_default())));
     }
     Record {
         partition: message.partition(),

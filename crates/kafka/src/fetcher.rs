@@ -166,15 +166,10 @@ impl Fetcher {
         let Some(next) = positions.resume(partition) else {
             return Ok(());
         };
-        // By assigning it anew: a client all of whose partitions were paused sleeps for up to a second, and
-        // a resumption does not wake it.
+        // A client all of whose partitions were paused sleeps for up to a second, and its own resumption does
+        // not wake it.
         self.shared
-            .stop(&consumer, partition, true)
-            .and_then(|()| self.shared.start(&consumer, partition, next))
-            .inspect_err(|_| {
-                positions.unassign(partition);
-                self.shared.clear(&consumer, partition);
-            })
+            .reassign(&mut positions, &consumer, partition, next, false)
     }
 
     /// The next record or trouble of any assigned partition. Loses nothing when dropped before it is ready.
@@ -331,7 +326,31 @@ impl Shared {
         }
     }
 
-    /// Reads the partition again from `next` on; where that fails, it is not assigned any more.
+    /// Reads the partition again from `next` on, or lets it wait there; where that fails, it is not
+    /// assigned any more.
+    fn reassign(
+        &self,
+        positions: &mut Positions,
+        consumer: &StreamConsumer<Observer>,
+        partition: i32,
+        next: i64,
+        paused: bool,
+    ) -> Result<(), KafkaError> {
+        let pause = || {
+            consumer
+                .pause(&self.list(partition))
+                .map_err(|error| KafkaError::refused("pausing a partition", &error))
+        };
+        self.stop(consumer, partition, !paused)
+            .and_then(|()| self.start(consumer, partition, next))
+            .and_then(|()| if paused { pause() } else { Ok(()) })
+            .inspect_err(|_| {
+                positions.unassign(partition);
+                self.clear(consumer, partition);
+            })
+    }
+
+    /// The same where it was found that the partition must be read again.
     fn restart(
         &self,
         positions: &mut Positions,
@@ -340,21 +359,10 @@ impl Shared {
         next: i64,
         paused: bool,
     ) -> Result<(), Fetched> {
-        let pause = || {
-            consumer
-                .pause(&self.list(partition))
-                .map_err(|error| KafkaError::refused("pausing a partition", &error))
-        };
-        self.stop(consumer, partition, false)
-            .and_then(|()| self.start(consumer, partition, next))
-            .and_then(|()| if paused { pause() } else { Ok(()) })
-            .map_err(|error| {
-                positions.unassign(partition);
-                self.clear(consumer, partition);
-                Fetched::Failed {
-                    partition,
-                    error: error.to_string(),
-                }
+        self.reassign(positions, consumer, partition, next, paused)
+            .map_err(|error| Fetched::Failed {
+                partition,
+                error: error.to_string(),
             })
     }
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bm_engine::batch::{enough_for, take_batch};
 use bm_engine::fold::{Prepared, prepare};
 use bm_engine::lane::LaneMove;
 use bm_engine::{Domain, FoldContext, Folded, LaneInput, OutboxError, Record};
@@ -113,40 +112,28 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
 
     fn take_records(&mut self) -> Vec<LaneInput> {
         let (now, limits) = (Instant::now(), self.limits());
-        let mut lanes: Vec<_> = self
+        let most = if self.one_lane_batches > 0 {
+            self.one_lane_batches -= 1;
+            1
+        } else {
+            usize::MAX
+        };
+        let ready = self
             .slots
             .iter_mut()
             .filter(|(_, slot)| slot.has_work(now))
-            .collect();
-        // Another lane goes first each time: each comes to its turn.
-        let first = lanes
-            .iter()
-            .position(|(p, _)| **p >= self.next_lane)
-            .unwrap_or(0);
-        lanes.rotate_left(first);
-        if let Some((partition, _)) = lanes.first() {
-            self.next_lane = **partition + 1;
-        }
-        if self.one_lane_batches > 0 {
-            self.one_lane_batches -= 1;
-            lanes.truncate(1);
-        } else {
-            // No more lanes than fill it: of a backlog, others can be committed while these are published.
-            lanes.truncate(enough_for(
-                lanes.iter().map(|(_, slot)| &slot.buffer),
-                limits,
-            ));
-        }
-        let mut buffers: Vec<_> = lanes.iter_mut().map(|(_, slot)| &mut slot.buffer).collect();
-        let records = take_batch(&mut buffers, limits);
-        lanes
+            .map(|(partition, slot)| (*partition, &mut slot.buffer));
+        let taken = self.turns.take(ready.collect(), most, limits);
+        taken
             .into_iter()
-            .zip(records)
-            .map(|((partition, slot), records)| LaneInput {
-                partition: *partition,
-                generation: slot.generation,
-                watermarks: slot.watermarks.clone(),
-                records,
+            .map(|(partition, records)| {
+                let slot = self.slot(partition);
+                LaneInput {
+                    partition,
+                    generation: slot.generation,
+                    watermarks: slot.watermarks.clone(),
+                    records,
+                }
             })
             .collect()
     }

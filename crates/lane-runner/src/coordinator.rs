@@ -397,7 +397,10 @@ impl Coordinator {
         }
         flow.set_paused(true);
         if let Err(e) = self.fetcher.pause(partition) {
-            tracing::warn!(processor = self.processor, partition, error = %e, "could not pause reading");
+            // Its records would go on coming, and count nowhere.
+            let error = e.to_string();
+            self.tell(partition, Message::ReadFailed { partition, error });
+            return;
         }
         // Its worker may have come on between the look and the mark, and asks no more.
         if flow.bytes() < held {

@@ -112,7 +112,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     /// success would make it as large as before.
     fn begin_again_with(&mut self, prepared: &Prepared<D>) {
         if let Some(first) = prepared.partitions().first() {
-            self.next_lane = *first;
+            self.turns.again(*first);
         }
     }
 

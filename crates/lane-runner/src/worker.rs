@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use bm_engine::batch::Turns;
 use bm_engine::lane::{Decision, LastRecord, Publication, TakeAttempt};
 use bm_engine::position::{ReadFrom, WrongLog};
 use bm_engine::{BatchLimits, Domain, Outbox, Record};
@@ -61,8 +62,8 @@ pub(crate) struct Worker<D: Domain, S> {
     pub(crate) most_records: usize,
     /// Batches left that hold one lane only, to find out whose commit the database refuses.
     pub(crate) one_lane_batches: usize,
-    /// Which lane comes first in the next batch.
-    pub(crate) next_lane: i32,
+    /// Which lane begins the next batch.
+    pub(crate) turns: Turns,
     /// When the last batch began.
     last_batch: Instant,
     finishing: bool,
@@ -87,7 +88,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             failures: 0,
             most_records,
             one_lane_batches: 0,
-            next_lane: 0,
+            turns: Turns::default(),
             last_batch: Instant::now(),
             finishing: false,
         }

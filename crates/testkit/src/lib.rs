@@ -28,4 +28,4 @@ pub use process::Process;
 pub use proxy::TcpProxy;
 pub use server::Server;
 pub use topics::{TestRecord, TestTopics, TopicPlan};
-pub use wait::{eventually, free_port, unique};
+pub use wait::{eventually, free_port, unique, until};

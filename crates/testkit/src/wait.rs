@@ -23,28 +23,88 @@ where
 {
     let caller = Location::caller();
     async move {
-        let started = Instant::now();
-        let mut pause = Duration::from_millis(5);
-        let mut probes = 0_u32;
+        let mut waiting = Waiting::new(caller, deadline, what);
         loop {
-            let left = deadline.saturating_sub(started.elapsed());
-            probes += 1;
-            let answer = tokio::time::timeout(left, probe()).await;
-            let answer = answer.unwrap_or_else(|_elapsed| {
-                panic!(
-                    "{caller}: not within {deadline:?} (probe {probes} was still under way): {what}"
-                )
-            });
-            if let Some(value) = answer {
-                return value;
+            match waiting.answer(probe()).await {
+                Some(value) => return value,
+                None => waiting.pause("").await,
             }
-            assert!(
-                started.elapsed() < deadline,
-                "{caller}: not within {deadline:?} ({probes} probes): {what}"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
         }
+    }
+}
+
+/// The same for a `probe` that says what is there instead: the panic tells the last of it. It may
+/// change what it borrows.
+#[track_caller]
+pub fn until<T>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> impl Future<Output = T> {
+    let caller = Location::caller();
+    async move {
+        let mut waiting = Waiting::new(caller, deadline, what);
+        loop {
+            match waiting.answer(probe()).await {
+                Ok(value) => return value,
+                Err(instead) => waiting.pause(&instead).await,
+            }
+        }
+    }
+}
+
+/// One who waits: how long already, and how often it has asked.
+struct Waiting<'a> {
+    caller: &'static Location<'static>,
+    deadline: Duration,
+    what: &'a str,
+    started: Instant,
+    next_pause: Duration,
+    probes: u32,
+    /// What was there instead at the last probe.
+    instead: String,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(caller: &'static Location<'static>, deadline: Duration, what: &'a str) -> Self {
+        Self {
+            caller,
+            deadline,
+            what,
+            started: Instant::now(),
+            next_pause: Duration::from_millis(5),
+            probes: 0,
+            instead: String::new(),
+        }
+    }
+
+    async fn answer<T>(&mut self, probe: impl Future<Output = T>) -> T {
+        let left = self.deadline.saturating_sub(self.started.elapsed());
+        self.probes += 1;
+        let answer = tokio::time::timeout(left, probe).await;
+        answer.unwrap_or_else(|_elapsed| {
+            panic!(
+                "{}: not within {:?} (probe {} was still under way): {}{}",
+                self.caller, self.deadline, self.probes, self.what, self.instead
+            )
+        })
+    }
+
+    async fn pause(&mut self, instead: &str) {
+        if !instead.is_empty() {
+            self.instead = format!("; instead: {instead}");
+        }
+        assert!(
+            self.started.elapsed() < self.deadline,
+            "{}: not within {:?} ({} probes): {}{}",
+            self.caller,
+            self.deadline,
+            self.probes,
+            self.what,
+            self.instead
+        );
+        tokio::time::sleep(self.next_pause).await;
+        self.next_pause = (self.next_pause * 2).min(Duration::from_millis(100));
     }
 }
 
@@ -117,6 +177,15 @@ mod tests {
     async fn a_value_that_never_comes_is_named_in_the_panic() {
         eventually(Duration::from_millis(20), "the moon", || async {
             None::<()>
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "the moon; instead: a cloud")]
+    async fn what_is_there_instead_is_told() {
+        until(Duration::from_millis(20), "the moon", async || {
+            Err::<(), _>("a cloud".to_owned())
         })
         .await;
     }

@@ -5,8 +5,9 @@ mod expected;
 mod tables;
 mod topics;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bm_testkit::until;
 use serde_json::Value;
 use sqlx::PgPool;
 
@@ -64,19 +65,15 @@ impl Fleet {
 
     /// The first half of [`Fleet::verify`].
     pub async fn await_all(&self, dead: usize) {
-        let started = Instant::now();
-        loop {
+        until(SETTLES_WITHIN, "all as it must be", async || {
             let faults = self.compare(dead).await;
             if faults.is_empty() {
-                return;
+                Ok(())
+            } else {
+                Err(format!("\n{}", faults.join("\n")))
             }
-            assert!(
-                started.elapsed() < SETTLES_WITHIN,
-                "still not as it must be after {SETTLES_WITHIN:?}:\n{}",
-                faults.join("\n")
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        })
+        .await;
     }
 
     /// Everything that is not as it must be; nothing when all is well and nothing is under way.

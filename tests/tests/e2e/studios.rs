@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bm_testkit::{TcpProxy, TestEnv, eventually};
+use bm_testkit::{TcpProxy, TestEnv, eventually, until};
 use bm_tests::firestore::Studios;
 use bm_tests::traffic::Events;
 use bm_tests::{Fleet, Service};
@@ -65,18 +65,16 @@ impl Client {
         key: &str,
         status: u16,
     ) {
-        let started = std::time::Instant::now();
-        loop {
+        let what = format!("{status} for {key} at {place}");
+        until(within, &what, async || {
             let (told, _) = self.post(fleet, place, key).await;
             if told == status {
-                return;
+                Ok(())
+            } else {
+                Err(told.to_string())
             }
-            assert!(
-                started.elapsed() < within,
-                "{key} is still answered {told} at {place}, {status} was to come within {within:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        })
+        .await;
     }
 }
 
@@ -90,21 +88,15 @@ async fn firestore_says(fleet: &mut Fleet, place: usize) -> Option<(bool, String
 }
 
 async fn wait_until_firestore_is(fleet: &mut Fleet, place: usize, words: &str) {
-    let started = std::time::Instant::now();
-    loop {
-        let said = firestore_says(fleet, place).await;
-        if let Some((ready, detail)) = &said
-            && detail.contains(words)
-        {
-            assert!(*ready, "a gateway is ready whatever Firestore does");
-            return;
+    let what = format!("{words} of Firestore at {place}");
+    let ready = until(LATER, &what, async || {
+        match firestore_says(fleet, place).await {
+            Some((ready, detail)) if detail.contains(words) => Ok(ready),
+            other => Err(format!("{other:?}")),
         }
-        assert!(
-            started.elapsed() < LATER,
-            "{place} says {said:?} of Firestore, not {words}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
+    assert!(ready, "a gateway is ready whatever Firestore does");
 }
 
 /// The studio's document: its first key plainly, others as the hashes that only the mirror knows of.

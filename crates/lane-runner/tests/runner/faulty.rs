@@ -30,6 +30,7 @@ struct Plan {
     most_rows: Option<usize>,
     unreadable: Option<String>,
     done: usize,
+    refused: usize,
 }
 
 /// See the module.
@@ -78,6 +79,11 @@ impl Faulty {
         self.plan.lock().unwrap().done
     }
 
+    /// How many commits have failed as told by [`Faulty::refuse_player`].
+    pub(crate) fn refusals(&self) -> usize {
+        self.plan.lock().unwrap().refused
+    }
+
     fn fault(&self, rows: &[GrantRow]) -> Option<Fault> {
         let mut plan = self.plan.lock().unwrap();
         if let Some(fault) = plan.next.take() {
@@ -89,8 +95,10 @@ impl Faulty {
             return Some(Fault::TooSlow);
         }
         let refused = |player: &str| rows.iter().any(|row| row.user_id.as_str() == player);
-        let (_, fault) = plan.players.iter().find(|(player, _)| refused(player))?;
-        Some(*fault)
+        let told = plan.players.iter().find(|(player, _)| refused(player));
+        let fault = told?.1;
+        plan.refused += 1;
+        Some(fault)
     }
 }
 

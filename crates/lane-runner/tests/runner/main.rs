@@ -210,24 +210,24 @@ async fn a_commit_whose_reply_is_lost_counts_once_whether_it_happened_or_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_the_database_refuses_becomes_a_dead_letter_and_all_others_count() {
-    // All lanes in one batch, and several batches of each.
-    for batch in [1_000, 4] {
-        a_value_is_refused(batch).await;
+    // All lanes in one batch, and a backlog of many batches of each.
+    for (batch, grants) in [(1_000, 40), (4, 600)] {
+        a_value_is_refused(batch, grants).await;
     }
 }
 
-async fn a_value_is_refused(batch: usize) {
+async fn a_value_is_refused(batch: usize, grants: usize) {
     let mut world = World::new().await;
     world.batch = batch;
     world.store.refuse_player("bad", Fault::Data);
-    for index in 0..40 {
+    for index in 0..grants {
         world.grant(&format!("p{}", index % 7), index).await;
         if index == 20 {
             world.grant("bad", 0).await;
         }
     }
     world.start();
-    world.await_ledger(40).await;
+    world.await_ledger(grants as i64).await;
     let letters = eventually(DEADLINE, "the dead letter", || async {
         let letters = world.dead_letters().await;
         (!letters.is_empty()).then_some(letters)
@@ -242,9 +242,12 @@ async fn a_value_is_refused(batch: usize) {
             .unwrap()
             .contains("\"bad\"")
     );
+    // It was looked for at once, not only when the other lanes had nothing more to do.
+    let refusals = world.store.refusals();
+    assert!(refusals <= 8, "{refusals} commits were refused");
     // The lane went on behind it.
     world.grant("bad-neighbour", 0).await;
-    world.await_ledger(41).await;
+    world.await_ledger(grants as i64 + 1).await;
     world.stop().await;
 }
 
