@@ -172,6 +172,9 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "2000")
             // Topics are made by the registry's rules only.
             .set("allow.auto.create.topics", "false")
+            // How long the library waits before it believes that a topic is gone; twice as long for one that it
+            // knew. Its own half minute is longer than a cluster needs to spread the news of a new one.
+            .set("topic.metadata.propagation.max.ms", "5000")
             .set("log.connection.close", "false")
             .set_log_level(RDKafkaLogLevel::Info);
         match &self.security {
