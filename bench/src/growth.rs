@@ -62,7 +62,10 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
 }
 
 async fn compare(what: &str, base: Size, grown: Size, options: &Options, figures: &mut Figures) {
-    let (base, grown) = (Pipeline::of(base).await, Pipeline::of(grown).await);
+    let (base, grown) = (
+        Pipeline::of(base, options).await,
+        Pipeline::of(grown, options).await,
+    );
     let mut costs = Vec::new();
     // One more than counts: after a checkpoint every page is logged as a whole once.
     for _ in 0..=options.rounds {
@@ -100,8 +103,8 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    async fn of(size: Size) -> Self {
-        let stage = Stage::new().await;
+    async fn of(size: Size, options: &Options) -> Self {
+        let stage = Stage::new(options).await;
         stage.quests(KIND, size.matching, TARGET).await;
         stage
             .quests("another", size.quests - size.matching, TARGET)

@@ -34,7 +34,7 @@ fn shots(stage: &Stage, named: bool) -> Vec<Shot> {
 
 /// Single events at 64 and 256 connections.
 pub(crate) async fn single(options: &Options, figures: &mut Figures) {
-    let stage = Stage::new().await;
+    let stage = Stage::new(options).await;
     let gateway = stage.start("gateway").await;
     let ours = Stage::address(&gateway);
     let topic = stage.topic(Topic::GameEvents);
@@ -118,7 +118,7 @@ pub(crate) async fn single(options: &Options, figures: &mut Figures) {
 /// makes of these events, with their keys and headers.
 pub(crate) async fn batches(options: &Options, figures: &mut Figures) {
     const BATCH: usize = 100;
-    let stage = Stage::new().await;
+    let stage = Stage::new(options).await;
     let gateway = stage.start("gateway").await;
     let ours = Stage::address(&gateway);
     let requests: Vec<Shot> = (0..PLAYERS / 10)

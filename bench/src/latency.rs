@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The steady run, and the same with a scan beside it, one without rest and one that rests.
 pub(crate) async fn run(options: &Options, figures: &mut Figures) {
-    let stage = Stage::new().await;
+    let stage = Stage::new(options).await;
     stage.quests("steady", 1, 1_000_000_000_000).await;
     let mut processes = Vec::new();
     for service in SERVICES {

@@ -43,6 +43,9 @@ struct Options {
     /// Leave the Node services out: they need npm.
     #[arg(long)]
     without_node: bool,
+    /// A setting for the services, NAME=VALUE; may be given several times.
+    #[arg(long = "set", value_parser = setting)]
+    settings: Vec<(String, String)>,
     /// Where the figures are written, as JSON.
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
@@ -52,6 +55,11 @@ impl Options {
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[tokio::main]

@@ -29,7 +29,7 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) {
     let (mut quest_rates, mut quest_ratios) = (Vec::new(), Vec::new());
     let mut node_ratios = Vec::new();
     for _ in 0..options.rounds {
-        let stage = Stage::new().await;
+        let stage = Stage::new(options).await;
         stage.quests(KIND, 1, 1_000_000_000_000).await;
         fill(&stage).await;
         let bare = bare::rate(&stage, Bare::Events, options.seconds).await;

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tempfile::TempDir;
 
+use crate::Options;
+
 /// A release build that finds its servers starts in less.
 const READY: Duration = Duration::from_mins(1);
 
@@ -32,16 +34,18 @@ pub(crate) struct Stage {
     /// The studio's game.
     pub(crate) game: GameId,
     folder: TempDir,
+    /// For the services, besides what they need.
+    settings: Vec<(String, String)>,
 }
 
 impl Stage {
     /// With a studio whose limits are beyond what one machine can send, and a game.
-    pub(crate) async fn new() -> Self {
+    pub(crate) async fn new(options: &Options) -> Self {
         // A large future, which those who wait for it need not hold in themselves.
-        Box::pin(Self::set_up()).await
+        Box::pin(Self::set_up(options.settings.clone())).await
     }
 
-    async fn set_up() -> Self {
+    async fn set_up(settings: Vec<(String, String)>) -> Self {
         let topics = TestTopics::registry().await;
         let database = TestDatabase::with_schema().await;
         let pool = database.pool(4).await;
@@ -71,6 +75,7 @@ impl Stage {
             studio: studio.clone(),
             game: GameId::new(game.as_str()).expect("a made-up game id is one"),
             folder,
+            settings,
         };
         stage
             .apply(&json!({"games": [{"gameId": game, "studioId": studio, "name": "Bench"}]}))
@@ -120,7 +125,8 @@ impl Stage {
             .env("REDIS_URL", self.redis.url())
             .env("BM_STUDIOS_FILE", self.folder.path().join("studios.json"))
             .env("BM_LOG", "warn")
-            .env(listen, address);
+            .env(listen, address)
+            .envs(self.settings.iter().cloned());
         let mut process = plan.spawn();
         process.wait_ready(READY).await;
         process

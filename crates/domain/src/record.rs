@@ -45,5 +45,9 @@ pub(crate) fn of_kind(kind: Kind) -> (Name, String) {
 
 /// Writes a message. Ours are made of texts, numbers and JSON already read, which always encode.
 pub(crate) fn encode(message: &impl Serialize) -> Result<Vec<u8>, Poison> {
-    serde_json::to_vec(message).map_err(|e| Poison::new("unencodable", e.to_string()))
+    // Most take about so many bytes, and none has to be moved while it grows.
+    let mut bytes = Vec::with_capacity(256);
+    serde_json::to_writer(&mut bytes, message)
+        .map_err(|e| Poison::new("unencodable", e.to_string()))?;
+    Ok(bytes)
 }

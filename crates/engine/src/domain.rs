@@ -103,7 +103,7 @@ pub struct Emit {
     pub value: Vec<u8>,
 }
 
-/// What one record wants done, until it is known that all of it can be.
+/// What one record wants done, until it is known that all of it can be; used for one after the other.
 pub(crate) struct RecordEffects<D: Domain> {
     pub(crate) states: Vec<(D::Key, D::State)>,
     pub(crate) rows: Vec<D::Row>,
@@ -157,18 +157,19 @@ impl<'a, D: Domain> States<'a, D> {
 /// What a domain sees and does while it applies one record.
 pub struct Scope<'a, D: Domain> {
     pub(crate) states: &'a States<'a, D>,
-    pub(crate) effects: RecordEffects<D>,
+    pub(crate) effects: &'a mut RecordEffects<D>,
 }
 
-impl<'a, D: Domain> Scope<'a, D> {
-    /// For one record on top of `states`.
-    pub fn new(states: &'a States<'a, D>) -> Self {
-        Self {
-            states,
-            effects: RecordEffects::default(),
-        }
+impl<D: Domain> RecordEffects<D> {
+    pub(crate) fn clear(&mut self) {
+        self.states.clear();
+        self.rows.clear();
+        self.emits.clear();
+        self.dead.clear();
     }
+}
 
+impl<D: Domain> Scope<'_, D> {
     /// The state of `key` as of now, this record's own changes included; `None` when there is none.
     pub fn state(&self, key: &D::Key) -> Option<&D::State> {
         self.effects

@@ -332,6 +332,7 @@ fn fold_lane<D: Domain>(
         skipped: 0,
         dead: 0,
     };
+    let mut effects = RecordEffects::default();
     let mut last = None;
     for ((record, step), mark) in lane.input.records.iter().zip(&lane.steps).zip(&lane.marks) {
         let before = writer.bytes;
@@ -341,18 +342,18 @@ fn fold_lane<D: Domain>(
                 writer.dead_letter(record, poison, None);
             }
             Step::Apply(input) => {
-                let mut scope = Scope::new(states);
-                let applied = domain.apply(rules, record, input, &mut scope);
-                let RecordEffects {
-                    states: changed,
-                    rows: made,
-                    emits,
-                    dead,
-                } = scope.effects;
-                match applied.and_then(|()| writer.write(record, emits, dead)) {
+                effects.clear();
+                let mut scope = Scope {
+                    states,
+                    effects: &mut effects,
+                };
+                let written = domain
+                    .apply(rules, record, input, &mut scope)
+                    .and_then(|()| writer.write(record, &mut effects));
+                match written {
                     Ok(()) => {
-                        states.changed.extend(changed);
-                        rows.extend(made);
+                        states.changed.extend(effects.states.drain(..));
+                        rows.append(&mut effects.rows);
                     }
                     Err(poison) => writer.dead_letter(record, &poison, None),
                 }

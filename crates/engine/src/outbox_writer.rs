@@ -8,7 +8,7 @@ use bm_contracts::messages::DeadLetter;
 use bm_contracts::partition::partition_for;
 use bm_contracts::topics::MAX_MESSAGE_BYTES;
 
-use crate::domain::{Domain, Emit, Poison};
+use crate::domain::{Domain, Emit, Poison, RecordEffects};
 use crate::fold::{FoldContext, LaneInput};
 use crate::outbox::{Outbox, OutboxMessage};
 use crate::record::Record;
@@ -25,6 +25,8 @@ pub(crate) struct OutboxWriter<'a, D: Domain> {
     context: &'a FoldContext<'a>,
     messages: Vec<Option<OutboxMessage>>,
     latest: BTreeMap<(Topic, D::Key), usize>,
+    /// Of one record, until all of its messages are made.
+    made: Vec<(Option<D::Key>, OutboxMessage)>,
     offset: i64,
     index: i32,
     /// Of all messages written so far.
@@ -46,6 +48,7 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
             context,
             messages: Vec::new(),
             latest: BTreeMap::new(),
+            made: Vec::new(),
             offset: -1,
             index: 0,
             bytes: 0,
@@ -57,22 +60,22 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
     pub(crate) fn write(
         &mut self,
         record: &Record,
-        emits: Vec<(Option<D::Key>, Emit)>,
-        dead: Vec<(Poison, Option<String>)>,
+        effects: &mut RecordEffects<D>,
     ) -> Result<(), Poison> {
-        let mut made = Vec::with_capacity(emits.len());
+        let mut made = std::mem::take(&mut self.made);
+        made.clear();
         let first = if self.offset == record.offset {
             self.index
         } else {
             0
         };
-        for (index, (slot, emit)) in (first..).zip(emits) {
+        for (index, (slot, emit)) in (first..).zip(effects.emits.drain(..)) {
             let message = self.message(record, emit, index)?;
             made.push((slot, message));
         }
         self.offset = record.offset;
         self.index = first + made.len() as i32;
-        for (slot, message) in made {
+        for (slot, message) in made.drain(..) {
             if let Some(slot) = slot
                 && let Some(older) = self
                     .latest
@@ -83,7 +86,8 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
             self.bytes += message.size();
             self.messages.push(Some(message));
         }
-        for (poison, definition) in dead {
+        self.made = made;
+        for (poison, definition) in effects.dead.drain(..) {
             self.dead_letter(record, &poison, definition);
         }
         Ok(())

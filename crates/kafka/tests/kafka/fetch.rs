@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use bm_contracts::Topic;
+use bm_contracts::topics::MAX_MESSAGE_BYTES;
 use bm_engine::Record;
 use bm_kafka::{AppendConfig, EventProducer, Fetched, Fetcher, KafkaError};
 use bm_testkit::{TestTopics, TopicPlan, unique};
+use rand::Rng;
+use rand::distr::Alphanumeric;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -91,6 +94,82 @@ async fn no_record_of_an_earlier_assignment_passes_under_load() {
             *expected += 1;
             seen += i64::from(record.partition as usize == partition);
         }
+    }
+    topics.close().await;
+}
+
+/// Text of `bytes` that packing makes little of.
+fn dense(bytes: usize) -> String {
+    let mut random = rand::rng();
+    (0..bytes)
+        .map(|_| char::from(random.sample(Alphanumeric)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_with_a_backlog_take_turns() {
+    const COUNT: usize = 6_000;
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(2)]).await;
+    let producer = EventProducer::new(&config(&topics), &AppendConfig::default(), "turns").unwrap();
+    producer.warm_up(crate::DEADLINE).await.unwrap();
+    for first in (0..COUNT).step_by(100) {
+        let appended = (first..first + 100).flat_map(|_| [0, 1]).map(|partition| {
+            let value = dense(300);
+            let value = value.as_bytes();
+            producer
+                .append(Topic::QuestEvents, Some(partition), "k", &[], value)
+                .unwrap()
+        });
+        for append in appended.collect::<Vec<_>>() {
+            soon("an append", append).await.unwrap();
+        }
+    }
+    let fetcher = Fetcher::new(&config(&topics), "turns-test", Topic::QuestEvents).unwrap();
+    fetcher.assign(0, 0).unwrap();
+    fetcher.assign(1, 0).unwrap();
+    let mut left = [COUNT; 2];
+    let (mut last, mut in_a_row, mut most_in_a_row) = (0, 0, 0);
+    // Until one of them has no more.
+    while left.iter().all(|left| *left > 0) {
+        let partition = record(&fetcher).await.partition;
+        left[partition as usize] -= 1;
+        in_a_row = if partition == last { in_a_row + 1 } else { 1 };
+        last = partition;
+        most_in_a_row = most_in_a_row.max(in_a_row);
+    }
+    // A share is of some 400 such records.
+    assert!(most_in_a_row < 2_000, "{most_in_a_row} of one partition");
+    topics.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_larger_than_its_partitions_share_is_read() {
+    let topics = TestTopics::create([TopicPlan::of(Topic::QuestEvents).partitions(2)]).await;
+    let producer = EventProducer::new(&config(&topics), &AppendConfig::default(), "large").unwrap();
+    producer.warm_up(crate::DEADLINE).await.unwrap();
+    let sizes = [10, MAX_MESSAGE_BYTES - 1_000, 10, MAX_MESSAGE_BYTES - 1_000];
+    for size in sizes {
+        for partition in [0, 1] {
+            let value = dense(size);
+            let value = value.as_bytes();
+            let append = producer
+                .append(Topic::QuestEvents, Some(partition), "k", &[], value)
+                .unwrap();
+            soon("an append", append).await.unwrap();
+        }
+    }
+    let fetcher = Fetcher::new(&config(&topics), "large-test", Topic::QuestEvents).unwrap();
+    fetcher.assign(0, 0).unwrap();
+    fetcher.assign(1, 0).unwrap();
+    let mut next = [0; 2];
+    for _ in 0..2 * sizes.len() {
+        let record = record(&fetcher).await;
+        let next = &mut next[record.partition as usize];
+        assert_eq!(
+            (record.offset, record.value.len()),
+            (*next, sizes[*next as usize])
+        );
+        *next += 1;
     }
     topics.close().await;
 }
