@@ -43,7 +43,7 @@ struct Options {
     /// Leave the Node services out: they need npm.
     #[arg(long)]
     without_node: bool,
-    /// A setting for the services, NAME=VALUE; may be given several times.
+    /// A setting for the services, NAME=VALUE, which counts do not use; may be given several times.
     #[arg(long = "set", value_parser = setting)]
     settings: Vec<(String, String)>,
     /// Where the figures are written, as JSON.
@@ -58,7 +58,8 @@ impl Options {
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it is not NAME=VALUE")?;
+    let named = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = named.ok_or("it is not NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -69,6 +70,10 @@ async fn main() {
     if options.without_node {
         let why = "it was told to do without, or npm is not installed";
         figures.leave_out("what is compared with Node", why);
+    }
+    for (name, value) in &options.settings {
+        let why = format!("the services ran with {name}={value}");
+        figures.leave_out("what they do by themselves", &why);
     }
     if options.wants("ingest") {
         ingest::single(&options, &mut figures).await;

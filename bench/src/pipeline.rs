@@ -15,7 +15,7 @@ use crate::http::{Shot, send_all};
 use crate::stage::Stage;
 
 /// Events of a backlog; worked off in some seconds.
-const BACKLOG: i64 = 100_000;
+const BACKLOG: i64 = 300_000;
 /// Players the events are of.
 const PLAYERS: usize = 20_000;
 /// What the quest is about.

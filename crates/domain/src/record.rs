@@ -45,7 +45,7 @@ pub(crate) fn of_kind(kind: Kind) -> (Name, String) {
 
 /// Writes a message. Ours are made of texts, numbers and JSON already read, which always encode.
 pub(crate) fn encode(message: &impl Serialize) -> Result<Vec<u8>, Poison> {
-    // Most take about so many bytes, and none has to be moved while it grows.
+    // Most need less, so they need not be moved while they grow.
     let mut bytes = Vec::with_capacity(256);
     serde_json::to_writer(&mut bytes, message)
         .map_err(|e| Poison::new("unencodable", e.to_string()))?;

@@ -103,7 +103,8 @@ pub struct Emit {
     pub value: Vec<u8>,
 }
 
-/// What one record wants done, until it is known that all of it can be; used for one after the other.
+/// What one record wants done, until it is known that all of it can be. Its memory serves one record after
+/// the other: it is cleared before each.
 pub(crate) struct RecordEffects<D: Domain> {
     pub(crate) states: Vec<(D::Key, D::State)>,
     pub(crate) rows: Vec<D::Row>,
@@ -122,8 +123,17 @@ impl<D: Domain> Default for RecordEffects<D> {
     }
 }
 
+impl<D: Domain> RecordEffects<D> {
+    pub(crate) fn clear(&mut self) {
+        self.states.clear();
+        self.rows.clear();
+        self.emits.clear();
+        self.dead.clear();
+    }
+}
+
 /// The states a batch looks at: what was loaded, under what the batch has changed so far.
-pub struct States<'a, D: Domain> {
+pub(crate) struct States<'a, D: Domain> {
     pub(crate) loaded: &'a (dyn LoadedStates<D> + Sync),
     pub(crate) changed: BTreeMap<D::Key, D::State>,
 }
@@ -142,7 +152,7 @@ impl<D: Domain> LoadedStates<D> for BTreeMap<D::Key, D::State> {
 
 impl<'a, D: Domain> States<'a, D> {
     /// Nothing changed yet.
-    pub fn new(loaded: &'a (dyn LoadedStates<D> + Sync)) -> Self {
+    pub(crate) fn new(loaded: &'a (dyn LoadedStates<D> + Sync)) -> Self {
         Self {
             loaded,
             changed: BTreeMap::new(),
@@ -158,15 +168,6 @@ impl<'a, D: Domain> States<'a, D> {
 pub struct Scope<'a, D: Domain> {
     pub(crate) states: &'a States<'a, D>,
     pub(crate) effects: &'a mut RecordEffects<D>,
-}
-
-impl<D: Domain> RecordEffects<D> {
-    pub(crate) fn clear(&mut self) {
-        self.states.clear();
-        self.rows.clear();
-        self.emits.clear();
-        self.dead.clear();
-    }
 }
 
 impl<D: Domain> Scope<'_, D> {

@@ -13,7 +13,7 @@ pub mod record;
 pub mod watermark;
 
 pub use batch::{BatchLimits, LaneBuffer};
-pub use domain::{ConfigDemand, Domain, Poison, Scope, States};
+pub use domain::{ConfigDemand, Domain, Poison, Scope};
 pub use fold::{FoldContext, Folded, LaneInput, LaneOutput};
 pub use outbox::{Outbox, OutboxError, OutboxMessage};
 pub use record::Record;

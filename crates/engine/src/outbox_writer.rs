@@ -25,7 +25,7 @@ pub(crate) struct OutboxWriter<'a, D: Domain> {
     context: &'a FoldContext<'a>,
     messages: Vec<Option<OutboxMessage>>,
     latest: BTreeMap<(Topic, D::Key), usize>,
-    /// Of one record, until all of its messages are made.
+    /// Of one record, until all of its messages are made; empty between records.
     made: Vec<(Option<D::Key>, OutboxMessage)>,
     offset: i64,
     index: i32,
@@ -56,14 +56,14 @@ impl<'a, D: Domain> OutboxWriter<'a, D> {
         }
     }
 
-    /// Takes all that a record emits, or nothing when one message cannot be appended.
+    /// Takes all messages and dead letters of a record, or nothing when a message cannot be appended.
     pub(crate) fn write(
         &mut self,
         record: &Record,
         effects: &mut RecordEffects<D>,
     ) -> Result<(), Poison> {
+        // Empty, and back when all are made.
         let mut made = std::mem::take(&mut self.made);
-        made.clear();
         let first = if self.offset == record.offset {
             self.index
         } else {

@@ -172,8 +172,9 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "2000")
             // Topics are made by the registry's rules only.
             .set("allow.auto.create.topics", "false")
-            // How long the library waits before it believes that a topic is gone; twice as long for one that it
-            // knew. Its own half minute is longer than a cluster needs to spread the news of a new one.
+            // How long a topic that the library has only just asked for, or just found, may be unknown to a
+            // broker before it counts as gone (its own choice is half a minute, and a second one for a topic that
+            // was found); one known for longer counts as gone at once. A cluster spreads the news in less.
             .set("topic.metadata.propagation.max.ms", "5000")
             .set("log.connection.close", "false")
             .set_log_level(RDKafkaLogLevel::Info);

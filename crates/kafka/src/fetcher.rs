@@ -107,9 +107,10 @@ impl Fetcher {
             .set("fetch.error.backoff.ms", "100")
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.max.bytes", "16777216")
-            // Packed bytes, so more than a thousand records. A partition's share of an answer is read in one
-            // piece: larger ones would fill the lanes' intake with records of few partitions.
-            .set("max.partition.fetch.bytes", "131072")
+            // Packed bytes: some hundred records, and at least one batch of whatever size. A partition's share of
+            // an answer is read in one piece: larger ones would fill the lanes' intake with records of few
+            // partitions.
+            .set("fetch.message.max.bytes", "131072")
             .set("queued.min.messages", "10000")
             .set("queued.max.messages.kbytes", "16384")
             .create_with_context(Observer::new(client_name))

@@ -18,6 +18,9 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::owners::{LANES, Log, Logs, Step, Without, live, step};
 
+/// Passes on more than fits a message, after messages that fit.
+const TOO_MUCH: i64 = -1;
+
 /// Adds up amounts per player; passes each on, and shows the newest sum.
 #[derive(Debug)]
 pub(super) struct Sums;
@@ -91,6 +94,10 @@ impl Domain for Sums {
         }
         if input.amount == 7 {
             scope.dead_letter(Poison::new("partly", "7"), "quest_seven");
+        }
+        if input.amount == TOO_MUCH {
+            scope.dead_letter(Poison::new("partly", "too much"), "quest_much");
+            scope.emit(emit(Topic::RewardEvents, "x".repeat(1_100_000)));
         }
         Ok(())
     }
@@ -281,6 +288,37 @@ fn a_record_whose_message_is_too_large_becomes_a_dead_letter_that_fits() {
     assert_eq!(letter.code, "message_too_large");
     assert_eq!(letter.value_base64, "");
     assert!(folded.states.is_empty() && folded.rows.is_empty());
+}
+
+#[test]
+fn nothing_of_a_record_given_up_halfway_comes_with_the_next() {
+    let records = [TOO_MUCH, 5].iter().enumerate();
+    let input = LaneInput {
+        partition: 0,
+        generation: 0,
+        watermarks: Watermarks::default(),
+        records: records
+            .map(|(offset, amount)| Record {
+                offset: offset as i64,
+                ..record(&format!("p0={amount}"))
+            })
+            .collect(),
+    };
+    let folded = fold_all(vec![input], 1);
+    assert_eq!(folded.states, BTreeMap::from([("p0".to_owned(), 5)]));
+    assert_eq!(folded.rows, [(0, 1)]);
+    let lane = &folded.lanes[0];
+    assert_eq!((lane.consumed, lane.dead), (2, 1));
+    let [letter, passed, shown] = &lane.outbox.messages[..] else {
+        panic!("three messages expected, not {:?}", lane.outbox.messages)
+    };
+    let letter: DeadLetter = serde_json::from_slice(&letter.value).unwrap();
+    assert_eq!(
+        (letter.offset, letter.code.as_str()),
+        (0, "message_too_large")
+    );
+    assert_eq!(passed.value, b"p0=5");
+    assert_eq!(shown.value, b"p0=5");
 }
 
 #[test]

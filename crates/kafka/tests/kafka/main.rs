@@ -22,7 +22,7 @@ use bm_kafka::KafkaConfig;
 use bm_testkit::TestTopics;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-/// Everything here is over in a second or two; a machine with much else to do may take longer.
+/// Everything here is over in some seconds; a machine with much else to do may take longer.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The settings for the topics of a test.
