@@ -11,7 +11,7 @@ use crate::stage::Stage;
 
 /// Rows of a statement.
 const ROWS: usize = 1_000;
-/// Connections, as many as a processor has workers on two cores.
+/// Connections, as many as a processor has batches at a time on two cores.
 const LOOPS: usize = 2;
 /// Players that rows are of.
 const PLAYERS: usize = 20_000;

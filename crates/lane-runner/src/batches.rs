@@ -1,4 +1,4 @@
-//! One batch of a worker: take records, load, fold, commit, and what each outcome means.
+//! One batch: load, fold, commit, and what each way it may end means.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use bm_storage::{CommitError, LaneStore, StoreError};
 use tokio::time::Instant;
 
 use crate::coordinator::Command;
+use crate::lanes::Lanes;
 use crate::memory::{Loaded, View, remember};
+use crate::pace::{Feedback, Known};
 use crate::slot::STALLED_AFTER;
-use crate::worker::Worker;
 
 /// A batch that cannot be handed to the database.
 enum BeginError {
@@ -31,12 +32,37 @@ pub(crate) enum Outcome<D: Domain> {
     Over,
 }
 
-impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
-    /// Runs one batch to its end. Records it could not commit are back in their buffers.
-    pub(crate) async fn run_batch(&mut self) {
-        let records = self.take_records();
+/// A batch, under way or over, and the lanes it is of.
+pub(crate) struct Batch<D: Domain, S> {
+    pub(crate) lanes: Lanes<D, S>,
+    /// For the batches after it.
+    pub(crate) feedback: Feedback,
+    /// Those it was folded with, or began with.
+    pub(crate) rules: Option<Arc<D::Rules>>,
+    /// What was known when it began.
+    pub(crate) known: Known,
+}
+
+impl<D: Domain, S: LaneStore<D>> Batch<D, S> {
+    /// Of these lanes, by rules as new as `rules` or newer.
+    pub(crate) fn new(lanes: Lanes<D, S>, rules: Option<Arc<D::Rules>>, known: Known) -> Self {
+        Self {
+            lanes,
+            feedback: Feedback::default(),
+            rules,
+            known,
+        }
+    }
+
+    /// Runs to the end. Records that could not be committed are back in the lanes' buffers.
+    pub(crate) async fn run(mut self, inputs: Vec<LaneInput>) -> Self {
+        self.fold_and_commit(inputs).await;
+        self
+    }
+
+    async fn fold_and_commit(&mut self, inputs: Vec<LaneInput>) {
         let partitions = self.input_partitions();
-        let mut prepared = prepare(self.shared.domain.as_ref(), records, partitions);
+        let mut prepared = prepare(self.lanes.shared.domain.as_ref(), inputs, partitions);
         if prepared.is_empty() {
             return;
         }
@@ -47,7 +73,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             Ok(rules) => rules,
             Err(error) => return self.give_up(prepared, "reading the rules", &error),
         };
-        let keys = prepared.keys(self.shared.domain.as_ref(), &rules);
+        let keys = prepared.keys(self.lanes.shared.domain.as_ref(), &rules);
         let mut loaded = match self.load(&keys).await {
             Ok(loaded) => loaded,
             Err(error) => return self.give_up(prepared, "loading state", &error),
@@ -57,17 +83,18 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 keys: &keys,
                 loaded: std::mem::take(&mut loaded),
                 caches: self
+                    .lanes
                     .slots
                     .iter()
                     .filter_map(|(p, slot)| Some((*p, slot.cache.as_ref()?)))
                     .collect(),
             };
             let context = FoldContext {
-                partition_counts: &self.shared.partition_counts,
-                now: (self.shared.now)(),
-                bytes_out: self.shared.config.limits.bytes_out,
+                partition_counts: &self.lanes.shared.partition_counts,
+                now: (self.lanes.shared.now)(),
+                bytes_out: self.lanes.shared.config.limits.bytes_out,
             };
-            let folded = prepared.fold(self.shared.domain.as_ref(), &rules, &view, &context);
+            let folded = prepared.fold(self.lanes.shared.domain.as_ref(), &rules, &view, &context);
             loaded = view.loaded;
             match self.commit(&mut prepared, folded).await {
                 Outcome::Done(folded) => return self.committed(prepared, &keys, loaded, *folded),
@@ -87,14 +114,14 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
 
     /// How many partitions the topic read had when the processor started.
     fn input_partitions(&self) -> i32 {
-        let counts = &self.shared.partition_counts;
+        let counts = &self.lanes.shared.partition_counts;
         counts.get(&D::INPUT).copied().unwrap_or(1)
     }
 
     /// Whether the topic has another number of partitions than it had. Asked only when a record is
     /// not where its key should be: then it is the topic that changed, or the record is foreign.
     async fn was_repartitioned(&self, known: i32) -> bool {
-        match self.shared.fetcher.partition_count().await {
+        match self.lanes.shared.fetcher.partition_count().await {
             Ok(found) => found != known,
             Err(error) => {
                 tracing::warn!(processor = D::PROCESSOR, error = %error, "a record is not in the partition of its key, and the broker does not say how many there are; asking again");
@@ -106,41 +133,18 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     /// Each looks at its row again, and halts if the topic is not what the row says.
     fn take_all_again(&mut self, prepared: &Prepared<D>) {
         for partition in prepared.partitions() {
-            self.retake(partition);
+            self.lanes.retake(partition);
         }
     }
 
-    fn take_records(&mut self) -> Vec<LaneInput> {
-        let (now, limits) = (Instant::now(), self.limits());
-        let most = if self.one_lane_batches > 0 {
-            self.one_lane_batches -= 1;
-            1
-        } else {
-            usize::MAX
-        };
-        let ready = self
-            .slots
-            .iter_mut()
-            .filter(|(_, slot)| slot.has_work(now))
-            .map(|(partition, slot)| (*partition, &mut slot.buffer));
-        let taken = self.turns.take(ready.collect(), most, limits);
-        taken
-            .into_iter()
-            .map(|(partition, records)| {
-                let slot = self.slot(partition);
-                LaneInput {
-                    partition,
-                    generation: slot.generation,
-                    watermarks: slot.watermarks.clone(),
-                    records,
-                }
-            })
-            .collect()
-    }
-
     async fn rules_for(&mut self, prepared: &Prepared<D>) -> Result<Arc<D::Rules>, StoreError> {
-        let demand = prepared.demand(self.shared.domain.as_ref());
-        let rules = self.shared.store.rules(self.rules.clone(), demand).await?;
+        let demand = prepared.demand(self.lanes.shared.domain.as_ref());
+        let rules = self
+            .lanes
+            .shared
+            .store
+            .rules(self.rules.clone(), demand)
+            .await?;
         self.rules = Some(Arc::clone(&rules));
         Ok(rules)
     }
@@ -153,6 +157,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             .iter()
             .filter(|(key, partition)| {
                 let cache = self
+                    .lanes
                     .slots
                     .get(partition)
                     .and_then(|slot| slot.cache.as_ref());
@@ -163,7 +168,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         if missing.is_empty() {
             return Ok(Loaded::new());
         }
-        let stored = self.shared.store.load(&missing).await?;
+        let stored = self.lanes.shared.store.load(&missing).await?;
         let mut loaded: Loaded<_, _> = missing.into_iter().map(|key| (key, None)).collect();
         loaded.extend(stored.into_iter().map(|(key, state)| (key, Some(state))));
         Ok(loaded)
@@ -179,7 +184,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     partition,
                     "a bug: a lane is in a batch that it may not commit; it begins again from its row"
                 );
-                self.retake(partition);
+                self.lanes.retake(partition);
                 return Outcome::Refused(BTreeSet::from([partition]));
             }
             Err(BeginError::Outbox(error)) => {
@@ -190,34 +195,37 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         };
         let started = Instant::now();
         let statement = self
+            .lanes
             .shared
             .store
             .commit(&moves, &folded.states, &folded.rows);
         let result =
-            match tokio::time::timeout(self.shared.config.statement_timeout, statement).await {
+            match tokio::time::timeout(self.lanes.shared.config.statement_timeout, statement).await
+            {
                 Ok(result) => result,
                 Err(_) => Err(CommitError::ReplyLost(
                     "the database does not answer".to_owned(),
                 )),
             };
-        self.shared
+        self.lanes
+            .shared
             .metrics
             .commit_seconds
             .record(started.elapsed().as_secs_f64());
         match result {
             Ok(()) => Outcome::Done(Box::new(folded)),
             Err(CommitError::Refused { partitions }) => {
-                self.shared.metrics.fence_refusals.increment(1);
+                self.lanes.shared.metrics.fence_refusals.increment(1);
                 Outcome::Refused(self.refused(&folded, &partitions))
             }
             Err(CommitError::ReplyLost(error)) => {
-                self.shared.metrics.replies_lost.increment(1);
+                self.lanes.shared.metrics.replies_lost.increment(1);
                 tracing::warn!(processor = D::PROCESSOR, error, lanes = ?prepared.partitions(), "the reply to a commit was lost; the lanes begin again from their rows");
                 for output in &folded.lanes {
-                    let slot = self.slot(output.partition);
+                    let slot = self.lanes.slot(output.partition);
                     slot.set_back();
                     let decision = slot.lane.reply_lost();
-                    self.carry_out(output.partition, decision, None);
+                    self.lanes.carry_out(output.partition, decision, None);
                 }
                 self.try_smaller(prepared);
                 // Lanes whose records the fold did not come to have lost nothing.
@@ -234,10 +242,10 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 message,
             }) => {
                 self.undo(&folded);
-                self.shared.metrics.commit_errors.increment(1);
+                self.lanes.shared.metrics.commit_errors.increment(1);
                 if transient {
                     self.try_smaller(prepared);
-                    self.wait_for_the_database(&format!(
+                    self.wait_for_the_database(format!(
                         "committing: {message} (SQLSTATE {sqlstate})"
                     ));
                 } else {
@@ -254,6 +262,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             // Lanes only come into a batch when they may commit, and nobody else moves them
             // meanwhile. One that did not move would have its states written without a fence.
             let lane = self
+                .lanes
                 .slots
                 .get_mut(&output.partition)
                 .map(|slot| &mut slot.lane);
@@ -267,7 +276,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
 
     fn undo(&mut self, folded: &Folded<D>) {
         for output in &folded.lanes {
-            if let Some(slot) = self.slots.get_mut(&output.partition) {
+            if let Some(slot) = self.lanes.slots.get_mut(&output.partition) {
                 slot.lane.commit_undone();
             }
         }
@@ -290,7 +299,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
             "another owner has taken lanes of this batch; it goes on without them"
         );
         for partition in ours {
-            let Some(slot) = self.slots.get_mut(&partition) else {
+            let Some(slot) = self.lanes.slots.get_mut(&partition) else {
                 continue;
             };
             if refused.contains(&partition) {
@@ -304,7 +313,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                         "LANE STALLED: another owner keeps taking this lane; do two fleets run with different CONSUMER_GROUPs?"
                     );
                 }
-                self.carry_out(partition, decision, None);
+                self.lanes.carry_out(partition, decision, None);
             } else {
                 slot.lane.commit_undone();
             }
@@ -319,7 +328,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     }
 
     fn put_back_lane(&mut self, partition: i32, records: impl DoubleEndedIterator<Item = Record>) {
-        if let Some(slot) = self.slots.get_mut(&partition)
+        if let Some(slot) = self.lanes.slots.get_mut(&partition)
             && slot.lane.may_commit().is_some()
         {
             slot.buffer.put_back(records);
@@ -333,13 +342,12 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
         loaded: Loaded<D::Key, D::State>,
         folded: Folded<D>,
     ) {
-        self.failures = 0;
-        self.pause_until = None;
+        self.feedback.committed = true;
         let kept: BTreeSet<i32> = prepared.partitions().into_iter().collect();
-        let domain = Arc::clone(&self.shared.domain);
+        let domain = Arc::clone(&self.lanes.shared.domain);
         let heap_bytes = |key: &D::Key, state: Option<&D::State>| domain.heap_bytes(key, state);
         remember(
-            &mut self.slots,
+            &mut self.lanes.slots,
             &kept,
             keys,
             loaded,
@@ -357,7 +365,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 self.put_back_lane(partition, records.into_iter());
                 continue;
             };
-            let Some(slot) = self.slots.get_mut(&partition) else {
+            let Some(slot) = self.lanes.slots.get_mut(&partition) else {
                 continue;
             };
             slot.watermarks = output.watermarks;
@@ -378,25 +386,25 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     .into_iter(),
             );
             if resume {
-                self.command(Command::Resume { partition });
+                self.lanes.command(Command::Resume { partition });
             }
-            self.command(Command::Moved {
+            self.lanes.command(Command::Moved {
                 partition,
                 next_offset: output.next_offset,
             });
-            let metrics = &self.shared.metrics;
+            let metrics = &self.lanes.shared.metrics;
             metrics.records.increment(output.consumed as u64);
             metrics.skipped.increment(output.skipped as u64);
             metrics.dead.increment(output.dead as u64);
             records_done += output.consumed;
-            self.carry_out(partition, decision, Some(output.outbox));
+            self.lanes
+                .carry_out(partition, decision, Some(output.outbox));
         }
-        self.shared.metrics.batches.increment(1);
-        self.shared
+        self.lanes.shared.metrics.batches.increment(1);
+        self.lanes
+            .shared
             .metrics
             .batch_records
             .record(records_done as f64);
-        // While a refused record is looked for, a half that went through leaves the other to be halved.
-        self.most_records = (self.most_records * 2).min(self.shared.config.limits.records);
     }
 }

@@ -9,15 +9,15 @@ use bm_engine::BatchLimits;
 pub struct RunnerConfig {
     /// Kafka consumer group: membership only, positions are in the lanes' rows.
     pub group: String,
-    /// Worker tasks; each owns some of the process's lanes.
+    /// Most batches at a time.
     pub workers: usize,
-    /// From the beginning of a worker's batch to that of the next, unless that is full before.
+    /// From the beginning of a batch to that of the next, unless that is full before.
     pub batch_interval: Duration,
     /// Bounds of a batch.
     pub limits: BatchLimits,
     /// How long a statement may take before its outcome counts as unknown.
     pub statement_timeout: Duration,
-    /// How long the workers may take to finish their batches at shutdown.
+    /// How long acks are waited for at shutdown, when the batches under way are over.
     pub drain: Duration,
 }
 

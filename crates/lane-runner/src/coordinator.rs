@@ -1,4 +1,4 @@
-//! One loop that owns reading and group membership, and hands everything to the lanes' workers.
+//! One loop that owns reading and group membership, and hands everything to the lanes' dispatcher.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::RunnerError;
 use crate::flow::{Flow, Intake};
+use crate::lanes::Message;
 use crate::metrics::LaneGauges;
 use crate::slot::ReadToken;
 use crate::status::RunnerStatus;
-use crate::worker::Message;
 
-/// What a worker asks of the coordinator.
+/// What lanes ask of the coordinator.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Read the partition from `offset` on; records after the worker's [`Message::ReadBegan`] are of this reading.
+    /// Read the partition from `offset` on; records after [`Message::ReadBegan`] are of this reading.
     Read {
         partition: i32,
         offset: i64,
@@ -41,7 +41,7 @@ pub(crate) struct Coordinator {
     membership: Membership,
     events: mpsc::UnboundedReceiver<MembershipEvent>,
     commands: mpsc::UnboundedReceiver<Command>,
-    workers: Vec<mpsc::UnboundedSender<Message>>,
+    dispatcher: mpsc::UnboundedSender<Message>,
     flows: BTreeMap<i32, Arc<Flow>>,
     intake: Arc<Intake>,
     /// Cursors not yet told to the group.
@@ -85,7 +85,7 @@ impl Coordinator {
         membership: Membership,
         events: mpsc::UnboundedReceiver<MembershipEvent>,
         commands: mpsc::UnboundedReceiver<Command>,
-        workers: Vec<mpsc::UnboundedSender<Message>>,
+        dispatcher: mpsc::UnboundedSender<Message>,
         status: Arc<RunnerStatus>,
         processor: &'static str,
         partition_count: i32,
@@ -96,7 +96,7 @@ impl Coordinator {
             membership,
             events,
             commands,
-            workers,
+            dispatcher,
             flows: BTreeMap::new(),
             intake,
             moved: BTreeMap::new(),
@@ -124,7 +124,7 @@ impl Coordinator {
                 biased;
                 () = shutdown.cancelled() => break None,
                 Some(ended) = tasks.join_next() => {
-                    break Some(ended.err().map_or_else(|| "a worker returned".to_owned(), |e| e.to_string()));
+                    break Some(ended.err().map_or_else(|| "the dispatcher returned".to_owned(), |e| e.to_string()));
                 }
                 event = self.events.recv() => match event {
                     Some(event) => if let Some(fatal) = self.membership_changed(event) {
@@ -147,18 +147,16 @@ impl Coordinator {
                     if let Some(fatal) = self.fetched_with_more(fetched, &reader) {
                         break Some(format!("reading failed for good: {fatal}"));
                     }
-                    // A long backlog is always there to be read: the workers need a turn, too.
+                    // A long backlog is always there to be read: the lanes need a turn, too.
                     tokio::task::yield_now().await;
                 }
             }
         };
         self.send_hints();
-        for worker in self.workers.drain(..) {
-            let _ = worker.send(Message::Finish);
-        }
+        let _ = self.dispatcher.send(Message::Finish);
         while let Some(ended) = tasks.join_next().await {
             if let Err(e) = ended {
-                tracing::error!(processor = self.processor, error = %e, "a worker ended unexpectedly");
+                tracing::error!(processor = self.processor, error = %e, "the dispatcher ended unexpectedly");
             }
         }
         while let Ok(command) = self.commands.try_recv() {
@@ -173,12 +171,9 @@ impl Coordinator {
         }
     }
 
-    fn tell(&self, partition: i32, message: Message) {
-        let index = partition.unsigned_abs() as usize % self.workers.len().max(1);
-        if let Some(worker) = self.workers.get(index) {
-            // A worker that is gone is noticed by join_next.
-            let _ = worker.send(message);
-        }
+    fn tell(&self, message: Message) {
+        // A dispatcher that is gone is noticed by join_next.
+        let _ = self.dispatcher.send(message);
     }
 
     /// Passes on what the group decided; gives the reason why it cannot be a member any more.
@@ -192,7 +187,7 @@ impl Coordinator {
                     "partitions assigned"
                 );
                 for partition in partitions {
-                    self.tell(partition, Message::Assigned { partition });
+                    self.tell(Message::Assigned { partition });
                 }
             }
             MembershipEvent::Revoked(partitions) => {
@@ -204,7 +199,7 @@ impl Coordinator {
                 );
                 for partition in partitions {
                     self.moved.remove(&partition);
-                    self.tell(partition, Message::Revoked { partition });
+                    self.tell(Message::Revoked { partition });
                 }
             }
             MembershipEvent::Error(error) => {
@@ -237,14 +232,11 @@ impl Coordinator {
             } => {
                 self.flows.insert(partition, flow);
                 match self.fetcher.assign(partition, offset) {
-                    Ok(()) => self.tell(partition, Message::ReadBegan { partition, token }),
-                    Err(e) => self.tell(
+                    Ok(()) => self.tell(Message::ReadBegan { partition, token }),
+                    Err(e) => self.tell(Message::ReadFailed {
                         partition,
-                        Message::ReadFailed {
-                            partition,
-                            error: e.to_string(),
-                        },
-                    ),
+                        error: e.to_string(),
+                    }),
                 }
             }
             Command::Stop { partition } => {
@@ -259,13 +251,10 @@ impl Coordinator {
                 {
                     flow.set_paused(false);
                     if let Err(e) = self.fetcher.resume(partition) {
-                        self.tell(
+                        self.tell(Message::ReadFailed {
                             partition,
-                            Message::ReadFailed {
-                                partition,
-                                error: e.to_string(),
-                            },
-                        );
+                            error: e.to_string(),
+                        });
                     }
                 }
             }
@@ -299,13 +288,10 @@ impl Coordinator {
     /// No lane can be read on: each begins again from its row, and counts as stalled while it cannot.
     fn fail_all(&self, error: &str) {
         for &partition in self.flows.keys() {
-            self.tell(
+            self.tell(Message::ReadFailed {
                 partition,
-                Message::ReadFailed {
-                    partition,
-                    error: error.to_owned(),
-                },
-            );
+                error: error.to_owned(),
+            });
         }
     }
 
@@ -336,10 +322,10 @@ impl Coordinator {
                 if flow.must_pause() && !self.has_room() {
                     self.pause(partition);
                 }
-                self.tell(partition, Message::Record(record));
+                self.tell(Message::Record(record));
             }
             Fetched::OutOfRange { partition, error } | Fetched::Failed { partition, error } => {
-                self.tell(partition, Message::ReadFailed { partition, error });
+                self.tell(Message::ReadFailed { partition, error });
             }
             Fetched::Refused { error } => {
                 tracing::error!(
@@ -399,10 +385,10 @@ impl Coordinator {
         if let Err(e) = self.fetcher.pause(partition) {
             // Its records would go on coming, and count nowhere.
             let error = e.to_string();
-            self.tell(partition, Message::ReadFailed { partition, error });
+            self.tell(Message::ReadFailed { partition, error });
             return;
         }
-        // Its worker may have come on between the look and the mark, and asks no more.
+        // It may have come on between the look and the mark, and asks no more.
         if flow.bytes() < held {
             self.obey(Command::Resume { partition });
         }

@@ -1,20 +1,23 @@
 //! Runs a [`Domain`] exactly once: joins the engine's decisions to Kafka and Postgres.
 //!
-//! One coordinator task owns reading and group membership; each worker task owns some of the
-//! process's lanes and folds batches of their records in one transaction each. See ARCHITECTURE.md.
+//! One coordinator task owns reading and group membership; one dispatcher task owns the process's
+//! lanes, and lends those that have records to batches: each folds them in one transaction. See
+//! ARCHITECTURE.md.
 
 mod batches;
 mod config;
 mod coordinator;
+mod dispatcher;
 mod flow;
+mod lanes;
 mod memory;
 mod metrics;
+mod pace;
 mod service;
 mod slot;
 mod status;
 mod take;
 mod trouble;
-mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,7 +67,7 @@ pub struct Runner<D: Domain, S: LaneStore<D>> {
     pub status: Arc<RunnerStatus>,
 }
 
-/// What all workers of a runner share.
+/// What all tasks of a runner share.
 struct Shared<D: Domain, S> {
     domain: Arc<D>,
     store: Arc<S>,
@@ -110,26 +113,17 @@ impl<D: Domain, S: LaneStore<D>> Runner<D, S> {
         });
         let (commands, command_queue) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        let workers = (0..shared.config.workers.max(1))
-            .map(|_| {
-                let (sender, inbox) = mpsc::unbounded_channel();
-                let worker = worker::Worker::new(
-                    Arc::clone(&shared),
-                    sender.clone(),
-                    inbox,
-                    commands.clone(),
-                );
-                tasks.spawn(worker.run());
-                sender
-            })
-            .collect();
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let dispatcher =
+            dispatcher::Dispatcher::new(Arc::clone(&shared), sender.clone(), inbox, commands);
+        tasks.spawn(dispatcher.run());
         tracing::info!(processor = name, group = %shared.config.group, workers = shared.config.workers, "processor started");
         let coordinator = coordinator::Coordinator::new(
             fetcher,
             membership,
             events,
             command_queue,
-            workers,
+            sender,
             self.status,
             name,
             input_partitions,

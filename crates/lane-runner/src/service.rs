@@ -47,7 +47,7 @@ where
     let vars = &ctx.vars;
     let kafka = KafkaConfig::from_vars(|name| vars.get(name))?;
     let mut config = RunnerConfig::from_vars(D::PROCESSOR, |name| vars.get(name))?;
-    // Two per worker, for one that erred is looked at before it is used again; and two to take lanes
+    // Two per batch, for one that erred is looked at before it is used again; and two to take lanes
     // with and for health.
     let pool = 2 * config.workers as u32 + 2;
     let database = StorageConfig::from_vars(D::PROCESSOR, pool, |name| vars.get(name))?;

@@ -1,25 +1,16 @@
-//! What a worker does about a batch that the database does not take: smaller, later, or without whom it is about.
+//! What a batch does when the database does not take it: smaller, later, or without whom it is about.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use bm_engine::fold::Prepared;
 use bm_engine::{Domain, Poison};
 use bm_storage::{LaneStore, StoreError};
 use tokio::time::Instant;
 
-use crate::batches::Outcome;
-use crate::slot::STALLED_AFTER;
-use crate::worker::Worker;
+use crate::batches::{Batch, Outcome};
+use crate::pace::pause;
 
-/// The longest a lane waits before it tries again what the database refused.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-fn pause(failures: u32) -> Duration {
-    Duration::from_millis(100 << failures.min(9)).min(LONGEST_PAUSE)
-}
-
-impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
+impl<D: Domain, S: LaneStore<D>> Batch<D, S> {
     /// The database calls a value bad: halve the batch until the record is found, then give it up.
     pub(crate) fn bad_data(
         &mut self,
@@ -62,7 +53,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     pub(crate) fn refused_for_good(&mut self, prepared: &Prepared<D>, error: &str) {
         let partitions = prepared.partitions();
         if let [partition] = partitions[..] {
-            if let Some(slot) = self.slots.get_mut(&partition) {
+            if let Some(slot) = self.lanes.slots.get_mut(&partition) {
                 slot.refusals += 1;
                 let wait = pause(slot.refusals + 3);
                 slot.not_before = Some(Instant::now() + wait);
@@ -82,7 +73,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                 error,
                 "a batch cannot be committed; going on with one lane at a time to find which"
             );
-            self.one_lane_batches = 2 * partitions.len();
+            self.feedback.one_lane_batches = Some(2 * partitions.len());
             self.begin_again_with(prepared);
         }
     }
@@ -90,21 +81,29 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     pub(crate) fn give_up(&mut self, prepared: Prepared<D>, what: &str, error: &StoreError) {
         if error.is_transient() {
             self.try_smaller(&prepared);
-            self.wait_for_the_database(&format!("{what}: {error}"));
+            self.wait_for_the_database(format!("{what}: {error}"));
         } else {
             self.refused_for_good(&prepared, &format!("{what}: {error}"));
         }
         self.put_back(prepared);
     }
 
-    /// The next batch is half as large, and of the same lanes: this one may have been too much for the
-    /// time there is, or one of its records is refused. Each batch that goes through doubles what the
+    /// The next batch is half as large, and begins with the same lane: this one may have been too much for
+    /// the time there is, or one of its records is refused. Each batch that goes through doubles what the
     /// next may hold.
     pub(crate) fn try_smaller(&mut self, prepared: &Prepared<D>) {
-        self.most_records = (prepared.len() / 2).max(1);
-        // A record that fails alone must not keep the other lanes from their turns.
         if prepared.len() > 1 {
+            self.feedback.most_records = Some(prepared.len() / 2);
             self.begin_again_with(prepared);
+            return;
+        }
+        // A record that fails alone must not keep the other lanes from their turns. One that is taken again
+        // has a wait of its own.
+        for partition in prepared.partitions() {
+            let slot = self.lanes.slots.get_mut(&partition);
+            if let Some(slot) = slot.filter(|slot| slot.lane.may_commit().is_some()) {
+                slot.not_before = Some(Instant::now() + pause(3));
+            }
         }
     }
 
@@ -112,30 +111,11 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     /// success would make it as large as before.
     fn begin_again_with(&mut self, prepared: &Prepared<D>) {
         if let Some(first) = prepared.partitions().first() {
-            self.turns.again(*first);
+            self.feedback.begins_with = Some(*first);
         }
     }
 
-    pub(crate) fn wait_for_the_database(&mut self, error: &str) {
-        self.failures += 1;
-        let wait = pause(self.failures);
-        self.pause_until = Some(Instant::now() + wait);
-        if self.failures < STALLED_AFTER {
-            tracing::warn!(
-                processor = D::PROCESSOR,
-                error,
-                ?wait,
-                tries = self.failures,
-                "the database cannot do it now; trying again"
-            );
-        } else {
-            tracing::error!(
-                processor = D::PROCESSOR,
-                error,
-                ?wait,
-                tries = self.failures,
-                "LANES STALLED: the database has not done it for a while; nothing is skipped, trying again"
-            );
-        }
+    pub(crate) fn wait_for_the_database(&mut self, error: String) {
+        self.feedback.waits_for = Some(error);
     }
 }

@@ -75,7 +75,7 @@ impl Rules for RouteRules {
     }
 }
 
-/// Reads rules for all workers of a process: what one has loaded, the others share.
+/// Reads rules for all batches of a process: what one has loaded, the others share.
 #[derive(Debug)]
 pub struct RulesReader<R> {
     storage: Storage,

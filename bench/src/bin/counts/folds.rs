@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::Work;
 use crate::gateway::{GAME, KIND, STUDIO, records};
 
-/// Records of a batch, and the lanes they come from: half of a topic's, as each of two workers has.
+/// Records of a batch; they come from half of a topic's lanes.
 const BATCH: usize = 1_000;
 
 /// A processor that folds the same batch again and again.

@@ -7,6 +7,7 @@ use bm_domain::reward::{GrantId, GrantRow, LedgerEntry, RewardDomain};
 use bm_engine::ConfigDemand;
 use bm_engine::lane::LaneMove;
 use bm_storage::{CommitError, LaneStore, RewardStore, StoreError};
+use tokio::sync::Notify;
 
 /// What goes wrong with a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Fault {
     NoPartition,
     /// The database does not get through in the time there is.
     TooSlow,
+    /// The database is silent until [`Faulty::relent`], and then does it.
+    Silent,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +34,7 @@ struct Plan {
     unreadable: Option<String>,
     done: usize,
     refused: usize,
+    given_up: usize,
 }
 
 /// See the module.
@@ -38,6 +42,7 @@ struct Plan {
 pub(crate) struct Faulty {
     inner: RewardStore,
     plan: Arc<Mutex<Plan>>,
+    relented: Arc<Notify>,
 }
 
 impl Faulty {
@@ -45,6 +50,7 @@ impl Faulty {
         Self {
             inner,
             plan: Arc::default(),
+            relented: Arc::default(),
         }
     }
 
@@ -72,6 +78,7 @@ impl Faulty {
     /// Nothing fails from now on.
     pub(crate) fn relent(&self) {
         *self.plan.lock().unwrap() = Plan::default();
+        self.relented.notify_waiters();
     }
 
     /// How many commits have failed as told by [`Faulty::next`] or [`Faulty::slow_above`].
@@ -82,6 +89,11 @@ impl Faulty {
     /// How many commits have failed as told by [`Faulty::refuse_player`].
     pub(crate) fn refusals(&self) -> usize {
         self.plan.lock().unwrap().refused
+    }
+
+    /// How many commits were given up while the database was silent.
+    pub(crate) fn given_up(&self) -> usize {
+        self.plan.lock().unwrap().given_up
     }
 
     fn fault(&self, rows: &[GrantRow]) -> Option<Fault> {
@@ -99,6 +111,20 @@ impl Faulty {
         let fault = told?.1;
         plan.refused += 1;
         Some(fault)
+    }
+}
+
+/// A commit that gets no answer.
+struct Waits<'a> {
+    store: &'a Faulty,
+    over: bool,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.store.plan.lock().unwrap().given_up += 1;
+        }
     }
 }
 
@@ -130,8 +156,19 @@ impl LaneStore<RewardDomain> for Faulty {
     ) -> Result<(), CommitError> {
         let inner = LaneStore::<RewardDomain>::commit(&self.inner, lanes, states, rows);
         let lost = || CommitError::ReplyLost("as told".to_owned());
+        // Before the plan is looked at, or the end of the silence could be missed.
+        let relented = self.relented.notified();
         match self.fault(rows) {
             None => inner.await,
+            Some(Fault::Silent) => {
+                let mut waits = Waits {
+                    store: self,
+                    over: false,
+                };
+                relented.await;
+                waits.over = true;
+                inner.await
+            }
             Some(Fault::LoseReplyAfter) => {
                 inner.await?;
                 Err(lost())

@@ -39,6 +39,8 @@ struct World {
     sent: BTreeSet<String>,
     /// Most records of a batch.
     batch: usize,
+    /// Most batches at a time.
+    workers: usize,
 }
 
 impl World {
@@ -59,6 +61,7 @@ impl World {
             runner: None,
             sent: BTreeSet::new(),
             batch: 1_000,
+            workers: 2,
         }
     }
 
@@ -66,8 +69,7 @@ impl World {
         let get = |name: &str| match name {
             "REDPANDA_BROKERS" => Some(self.topics.brokers().to_owned()),
             "BM_TOPIC_PREFIX" => Some(self.topics.prefix().to_owned()),
-            // One worker has all lanes: they share batches.
-            "BM_WORKERS" => Some("1".to_owned()),
+            "BM_WORKERS" => Some(self.workers.to_string()),
             "BM_BATCH_RECORDS" => Some(self.batch.to_string()),
             "CONSUMER_GROUP" => Some(format!("{}rewards", self.topics.prefix())),
             _ => None,
@@ -210,15 +212,16 @@ async fn a_commit_whose_reply_is_lost_counts_once_whether_it_happened_or_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_the_database_refuses_becomes_a_dead_letter_and_all_others_count() {
-    // All lanes in one batch, and a backlog of many batches of each.
-    for (batch, grants) in [(1_000, 40), (4, 600)] {
-        a_value_is_refused(batch, grants).await;
+    // All lanes in one batch, and a backlog of many batches of each; one and more at a time.
+    for (batch, grants, workers) in [(1_000, 40, 2), (4, 600, 1), (4, 600, 3)] {
+        a_value_is_refused(batch, grants, workers).await;
     }
 }
 
-async fn a_value_is_refused(batch: usize, grants: usize) {
+async fn a_value_is_refused(batch: usize, grants: usize, workers: usize) {
     let mut world = World::new().await;
     world.batch = batch;
+    world.workers = workers;
     world.store.refuse_player("bad", Fault::Data);
     for index in 0..grants {
         world.grant(&format!("p{}", index % 7), index).await;
@@ -317,6 +320,33 @@ async fn lanes_that_are_stuck_with_all_that_may_be_held_do_not_keep_another_from
     world
         .await_ledger(1 + i64::from(PARTITIONS - 1) * EACH as i64)
         .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_gets_no_answer_holds_up_its_own_lanes_alone() {
+    let mut world = World::new().await;
+    world.store.refuse_player("silent", Fault::Silent);
+    let silent = world.grant("silent", 0).await;
+    world.start();
+    eventually(DEADLINE, "the batch without an answer", || async {
+        (world.store.refusals() == 1).then_some(())
+    })
+    .await;
+    let (mut others, mut behind) = (0, 0);
+    for index in 0..30 {
+        if world.grant(&format!("p{index}"), 0).await == silent {
+            behind += 1;
+        } else {
+            others += 1;
+        }
+    }
+    assert!(behind > 0, "some come while their lane is in the batch");
+    world.await_ledger(others).await;
+    assert_eq!(world.store.given_up(), 0, "they waited for its end");
+    world.store.relent();
+    world.await_ledger(others + behind + 1).await;
+    assert_eq!(world.dead_letters().await, []);
     world.stop().await;
 }
 

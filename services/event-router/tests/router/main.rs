@@ -58,7 +58,7 @@ impl World {
                 "RDS_CONNECTION_STRING",
                 &database.url_through(&proxy.address()),
             ),
-            // One worker has all lanes: they share batches.
+            // One batch at a time.
             ("BM_WORKERS", "1"),
             ("BM_OPS_ADDR", "127.0.0.1:0"),
         ];

@@ -1,17 +1,15 @@
-//! A worker: owns some lanes, and folds a batch of whatever they have, one transaction at a time.
+//! Lanes in memory: what is made of what they are told, and of what they decide.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use bm_engine::batch::Turns;
 use bm_engine::lane::{Decision, LastRecord, Publication, TakeAttempt};
 use bm_engine::position::{ReadFrom, WrongLog};
-use bm_engine::{BatchLimits, Domain, Outbox, Record};
+use bm_engine::{Domain, Outbox, Record};
 use bm_storage::LaneStore;
 use futures::FutureExt;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::Shared;
 use crate::coordinator::Command;
@@ -19,7 +17,7 @@ use crate::flow::Flow;
 use crate::slot::{Check, ReadToken, Reading, STALLED_AFTER, Slot};
 use crate::take::{self, TakeError, Taken};
 
-/// What a worker is told.
+/// What a lane is told.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The group gave us the partition.
@@ -43,137 +41,67 @@ pub(crate) enum Message {
         partition: i32,
         publication: Publication,
     },
-    /// End after the batch under way.
+    /// All lanes are to end after the batches under way.
     Finish,
 }
 
-pub(crate) struct Worker<D: Domain, S> {
-    pub(crate) shared: Arc<Shared<D, S>>,
-    pub(crate) slots: BTreeMap<i32, Slot<D::Key, D::State>>,
-    pub(crate) rules: Option<Arc<D::Rules>>,
-    sender: mpsc::UnboundedSender<Message>,
-    inbox: mpsc::UnboundedReceiver<Message>,
-    commands: mpsc::UnboundedSender<Command>,
-    /// The database could not be asked; all lanes wait until then.
-    pub(crate) pause_until: Option<Instant>,
-    pub(crate) failures: u32,
-    /// Most records of the next batch; small while the record that the database refuses is looked for,
-    /// and after a batch that it did not get through in time.
-    pub(crate) most_records: usize,
-    /// Batches left that hold one lane only, to find out whose commit the database refuses.
-    pub(crate) one_lane_batches: usize,
-    /// Which lane begins the next batch.
-    pub(crate) turns: Turns,
-    /// When the last batch began.
-    last_batch: Instant,
-    finishing: bool,
+impl Message {
+    /// Of which lane it is; `None` where it is of all.
+    pub(crate) fn partition(&self) -> Option<i32> {
+        match self {
+            Self::Assigned { partition }
+            | Self::Revoked { partition }
+            | Self::ReadBegan { partition, .. }
+            | Self::ReadFailed { partition, .. }
+            | Self::Took { partition, .. }
+            | Self::Acked { partition, .. } => Some(*partition),
+            Self::Record(record) => Some(record.partition),
+            Self::Finish => None,
+        }
+    }
 }
 
-impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
+/// Some lanes of the process. Each is in one such set at a time: the dispatcher's, or a batch's.
+pub(crate) struct Lanes<D: Domain, S> {
+    pub(crate) shared: Arc<Shared<D, S>>,
+    pub(crate) slots: BTreeMap<i32, Slot<D::Key, D::State>>,
+    /// What comes of what is begun for a lane goes to the dispatcher.
+    sender: mpsc::UnboundedSender<Message>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl<D: Domain, S: LaneStore<D>> Lanes<D, S> {
+    /// None yet.
     pub(crate) fn new(
         shared: Arc<Shared<D, S>>,
         sender: mpsc::UnboundedSender<Message>,
-        inbox: mpsc::UnboundedReceiver<Message>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
-        let most_records = shared.config.limits.records;
         Self {
             shared,
             slots: BTreeMap::new(),
-            rules: None,
             sender,
-            inbox,
             commands,
-            pause_until: None,
-            failures: 0,
-            most_records,
-            one_lane_batches: 0,
-            turns: Turns::default(),
-            last_batch: Instant::now(),
-            finishing: false,
         }
     }
 
-    pub(crate) async fn run(mut self) {
-        loop {
-            while let Ok(message) = self.inbox.try_recv() {
-                self.handle(message);
-            }
-            // Before any wait: what was handled last may be what makes the process ready.
-            self.report();
-            if self.finishing {
-                self.finish().await;
-                return;
-            }
-            let now = Instant::now();
-            let paused = self.pause_until.filter(|at| *at > now);
-            let due = self.batch_due(now).filter(|_| paused.is_none());
-            if due.is_some_and(|at| at <= now) {
-                self.last_batch = now;
-                self.run_batch().await;
-                continue;
-            }
-            let wake = paused.or(due).or_else(|| {
-                self.slots
-                    .values()
-                    .filter_map(|slot| slot.not_before)
-                    .filter(|at| *at > now)
-                    .min()
-            });
-            tokio::select! {
-                message = self.inbox.recv() => match message {
-                    Some(message) => self.handle(message),
-                    None => return,
-                },
-                () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
-            }
+    /// Takes these lanes out, for a batch.
+    pub(crate) fn lend(&mut self, partitions: impl IntoIterator<Item = i32>) -> Self {
+        let lent = partitions.into_iter().filter_map(|partition| {
+            let slot = self.slots.remove(&partition)?;
+            Some((partition, slot))
+        });
+        let slots = lent.collect();
+        Self {
+            shared: Arc::clone(&self.shared),
+            slots,
+            sender: self.sender.clone(),
+            commands: self.commands.clone(),
         }
     }
 
-    /// When the next batch is to begin; `None` while there is nothing for one.
-    ///
-    /// A batch costs the database and the broker much the same whether it has one record or twenty: those
-    /// that come soon after another go together. The first after a pause waits for nobody.
-    fn batch_due(&self, now: Instant) -> Option<Instant> {
-        let limits = self.limits();
-        let (mut records, mut bytes) = (0, 0);
-        for slot in self.slots.values().filter(|slot| slot.has_work(now)) {
-            records += slot.buffer.len();
-            bytes += slot.buffer.bytes();
-        }
-        match records {
-            0 => None,
-            _ if records >= limits.records || bytes >= limits.bytes_in => Some(now),
-            _ => Some(self.last_batch + self.shared.config.batch_interval),
-        }
-    }
-
-    /// Bounds of the next batch.
-    pub(crate) fn limits(&self) -> BatchLimits {
-        BatchLimits {
-            records: self.most_records,
-            ..self.shared.config.limits
-        }
-    }
-
-    /// Waits, within bounds, until what was committed is acked: the next owner has less to repeat.
-    async fn finish(&mut self) {
-        let deadline = Instant::now() + self.shared.config.drain;
-        while self.slots.values().any(|slot| slot.publishing.is_some()) {
-            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
-                Ok(Some(message @ Message::Acked { .. })) => self.handle(message),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
-        for slot in self.slots.values_mut() {
-            let _ = slot.lane.revoked();
-            slot.forget();
-        }
-        self.report();
-    }
-
-    fn handle(&mut self, message: Message) {
+    /// Does what a message says of its lane, which must be here.
+    pub(crate) fn handle(&mut self, message: Message) {
         match message {
             Message::Assigned { partition } => {
                 let decision = self.slot(partition).lane.assigned();
@@ -221,7 +149,8 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     slot.publishing = None;
                 }
             }
-            Message::Finish => self.finishing = true,
+            // Of no lane.
+            Message::Finish => {}
         }
     }
 
@@ -347,7 +276,7 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
     }
 
     pub(crate) fn command(&self, command: Command) {
-        // A coordinator that is gone is about to end this worker too.
+        // A coordinator that is gone is about to end the dispatcher too.
         let _ = self.commands.send(command);
     }
 
@@ -398,19 +327,6 @@ impl<D: Domain, S: LaneStore<D>> Worker<D, S> {
                     });
                 });
                 self.slot(partition).publishing = Some(task.abort_handle());
-            }
-        }
-    }
-
-    /// Keeps the counts of lanes by state up to date.
-    fn report(&mut self) {
-        let waits = self.failures >= STALLED_AFTER;
-        for slot in self.slots.values_mut() {
-            let mut flags = slot.current_flags();
-            flags.stalled |= waits && flags.assigned && !slot.buffer.is_empty();
-            if flags != slot.flags {
-                self.shared.status.change(slot.flags, flags);
-                slot.flags = flags;
             }
         }
     }
