@@ -62,6 +62,15 @@ pub enum Fetched {
     },
 }
 
+impl Fetched {
+    fn failed(partition: i32, error: &KafkaError) -> Self {
+        Self::Failed {
+            partition,
+            error: error.to_string(),
+        }
+    }
+}
+
 /// Reads assigned partitions of one topic.
 ///
 /// A record that [`Fetcher::recv`] gives after a call of [`Fetcher::assign`] or [`Fetcher::unassign`] returned
@@ -212,15 +221,15 @@ impl Fetcher {
                                 next,
                                 "a gap, or a left-over record"
                             );
-                            let again = self.shared.restart(
+                            let again = self.shared.reassign(
                                 &mut positions,
                                 &consumer,
                                 partition,
                                 next,
                                 paused,
                             );
-                            if let Err(failed) = again {
-                                return failed;
+                            if let Err(error) = again {
+                                return Fetched::failed(partition, &error);
                             }
                         }
                     }
@@ -354,22 +363,6 @@ impl Shared {
             })
     }
 
-    /// The same where it was found that the partition must be read again.
-    fn restart(
-        &self,
-        positions: &mut Positions,
-        consumer: &StreamConsumer<Observer>,
-        partition: i32,
-        next: i64,
-        paused: bool,
-    ) -> Result<(), Fetched> {
-        self.reassign(positions, consumer, partition, next, paused)
-            .map_err(|error| Fetched::Failed {
-                partition,
-                error: error.to_string(),
-            })
-    }
-
     /// Input topics should have no gaps, but transactions and compaction make some that lose nothing.
     fn tell_gap(&self, partition: i32, missing: i64, found: i64) {
         tracing::warn!(
@@ -447,10 +440,10 @@ impl Shared {
                         let what = Fetched::OutOfRange { partition, error };
                         shared.found(partition, Some(assignment), what);
                     }
-                } else if let Err(failed) =
-                    shared.restart(&mut positions, &consumer, partition, next, paused)
+                } else if let Err(error) =
+                    shared.reassign(&mut positions, &consumer, partition, next, paused)
                 {
-                    shared.found(partition, None, failed);
+                    shared.found(partition, None, Fetched::failed(partition, &error));
                 }
             }
         });

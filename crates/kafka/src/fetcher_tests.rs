@@ -20,19 +20,21 @@ async fn a_partition_that_cannot_be_read_on_is_told_and_can_be_assigned_anew() {
         let mut positions = lock(&fetcher.shared.positions);
         fetcher
             .shared
-            .restart(&mut positions, &consumer, 0, 5, false)
+            .reassign(&mut positions, &consumer, 0, 5, false)
+            .map_err(|error| Fetched::failed(0, &error))
             .unwrap_err()
     };
     assert!(
         matches!(failed, Fetched::Failed { partition: 0, .. }),
         "{failed:?}"
     );
-    // Half a restart: taken out, and no place to start at.
+    // Half a reassignment: taken out, and no place to start at.
     let failed = {
         let mut positions = lock(&fetcher.shared.positions);
         fetcher
             .shared
-            .restart(&mut positions, &consumer, 1, -7, false)
+            .reassign(&mut positions, &consumer, 1, -7, false)
+            .map_err(|error| Fetched::failed(1, &error))
             .unwrap_err()
     };
     fetcher.shared.found(1, None, failed);
