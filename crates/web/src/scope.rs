@@ -189,9 +189,8 @@ fn log(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use axum::routing::{get, post};
+    use bm_testkit::Logged;
     use http::StatusCode;
     use http_body_util::BodyExt;
     use tower::ServiceExt;
@@ -269,28 +268,12 @@ mod tests {
         );
     }
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn an_error_that_is_answered_outside_any_router_can_be_found_in_the_log() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
-        let body = tracing::subscriber::with_default(subscriber.finish(), || {
-            crate::error::standalone_body(Code::Timeout)
-        });
+        let logged = Logged::here();
+        let body = crate::error::standalone_body(Code::Timeout);
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let log = logged.text();
         assert!(
             log.contains(body["correlationId"].as_str().unwrap()),
             "{log}"
@@ -299,19 +282,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_we_cannot_do_is_a_warning_with_its_cause_and_what_we_refuse_is_not() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let logged = Logged::here();
         let (answer, body) = ask("GET", "/lacks", &[]).await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(!body.contains("broker"), "{body}");
         ask("GET", "/nothing", &[]).await;
         ask("GET", "/gone", &[]).await;
-        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let log = logged.text();
         let lines: Vec<&str> = log.lines().collect();
         assert_eq!(lines.len(), 2, "{log}");
         assert!(

@@ -1,11 +1,12 @@
 //! The contract for batches, over fakes.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bm_contracts::GameEvent;
 use bm_kafka::AppendError;
+use bm_testkit::Logged;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::StatusCode;
@@ -363,25 +364,9 @@ async fn a_batch_asks_about_its_games_once_and_waits_once() {
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_taken_is_one_line_in_the_log() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false);
-    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let logged = Logged::here();
     let harness = Harness::new();
     harness.games.go_away(true);
     for correlation in ["c-1", "c-2"] {
@@ -392,7 +377,7 @@ async fn a_batch_that_cannot_be_taken_is_one_line_in_the_log() {
         tokio::time::advance(AWAY_FOR).await;
     }
     assert_eq!(harness.games.asked(), 2);
-    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let log = logged.text();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
     // The outage itself is told once.
     assert_eq!(lines.len(), 3, "{log}");
