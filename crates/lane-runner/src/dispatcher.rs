@@ -95,7 +95,7 @@ impl<D: Domain, S: LaneStore<D>> Dispatcher<D, S> {
 
     /// When the next batch is to begin; `None` while there is nothing for one, or no more may run.
     fn batch_due(&self, now: Instant) -> Option<Instant> {
-        if self.finishing || self.batches.len() >= self.pace.at_once() {
+        if self.finishing || !self.pace.may_begin() {
             return None;
         }
         let (mut records, mut bytes) = (0, 0);
@@ -110,8 +110,7 @@ impl<D: Domain, S: LaneStore<D>> Dispatcher<D, S> {
         let ready = (self.lanes.slots.iter_mut())
             .filter(|(_, slot)| slot.has_work(now))
             .map(|(partition, slot)| (*partition, &mut slot.buffer));
-        let known = self.pace.known();
-        let mut taken = self.pace.take(ready.collect(), now);
+        let (mut taken, known) = self.pace.begin(ready.collect(), now);
         taken.retain(|(_, records)| !records.is_empty());
         let mut lanes = self
             .lanes
@@ -139,7 +138,7 @@ impl<D: Domain, S: LaneStore<D>> Dispatcher<D, S> {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return,
         };
-        self.pace.learn(batch.feedback, batch.known);
+        self.pace.ended(batch.feedback, batch.known);
         // They may be older than those of another batch: whoever needs newer ones asks the store.
         self.rules = batch.rules;
         for (partition, slot) in batch.lanes.slots {

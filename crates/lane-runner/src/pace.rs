@@ -12,6 +12,9 @@ use crate::slot::STALLED_AFTER;
 /// The longest a lane waits before it tries again what the database refused.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// A record that the database fails to take alone waits as after so many failures.
+pub(crate) const ALONE: u32 = 3;
+
 /// How long to wait after so many failures in a row.
 pub(crate) fn pause(failures: u32) -> Duration {
     Duration::from_millis(100 << failures.min(9)).min(LONGEST_PAUSE)
@@ -22,6 +25,7 @@ pub(crate) fn pause(failures: u32) -> Duration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Known {
     most_records: usize,
+    one_lane: bool,
     failures: u32,
 }
 
@@ -48,6 +52,8 @@ pub(crate) struct Pace {
     interval: Duration,
     /// Most batches at a time.
     workers: usize,
+    /// What was known when each of those that run began.
+    running: Vec<Known>,
     /// The database could not be asked; all lanes wait until then.
     pause_until: Option<Instant>,
     failures: u32,
@@ -69,6 +75,7 @@ impl Pace {
             limits: config.limits,
             interval: config.batch_interval,
             workers: config.workers.max(1),
+            running: Vec::new(),
             pause_until: None,
             failures: 0,
             most_records: config.limits.records,
@@ -78,21 +85,19 @@ impl Pace {
         }
     }
 
-    /// How many batches may run at a time. One, while something is looked for: what others learn
-    /// meanwhile would be of other lanes, or of before.
-    pub(crate) fn at_once(&self) -> usize {
-        let looking = self.most_records < self.limits.records || self.one_lane_batches > 0;
-        if looking || self.failures > 0 {
-            1
-        } else {
-            self.workers
-        }
+    /// Whether one more batch may run. While something is looked for, one at a time: what others learn
+    /// meanwhile would be of other lanes. Those that began before do not count: they know nothing of it, and
+    /// may be without an answer for long.
+    pub(crate) fn may_begin(&self) -> bool {
+        let smaller = self.most_records < self.limits.records;
+        let looking = smaller || self.one_lane_batches > 0 || self.failures > 0;
+        self.running.len() < self.workers && !(looking && self.running.contains(&self.known()))
     }
 
-    /// What a batch that begins now begins with.
-    pub(crate) fn known(&self) -> Known {
+    fn known(&self) -> Known {
         Known {
             most_records: self.most_records,
+            one_lane: self.one_lane_batches > 0,
             failures: self.failures,
         }
     }
@@ -116,20 +121,19 @@ impl Pace {
         Some(self.pause_until.map_or(due, |until| due.max(until)))
     }
 
-    /// The records of a batch that begins now, out of the lanes that are ready.
-    pub(crate) fn take(
+    /// The records of a batch that begins now, out of the lanes that are ready, and what is known when it
+    /// begins: it runs until that comes back to [`Pace::ended`].
+    pub(crate) fn begin(
         &mut self,
         ready: Vec<(i32, &mut LaneBuffer)>,
         now: Instant,
-    ) -> Vec<(i32, Vec<Record>)> {
-        let most = if self.one_lane_batches > 0 {
-            self.one_lane_batches -= 1;
-            1
-        } else {
-            usize::MAX
-        };
+    ) -> (Vec<(i32, Vec<Record>)>, Known) {
+        let known = self.known();
+        self.running.push(known);
+        let most = if known.one_lane { 1 } else { usize::MAX };
+        self.one_lane_batches = self.one_lane_batches.saturating_sub(1);
         self.last_batch = now;
-        self.turns.take(ready, most, self.limits())
+        (self.turns.take(ready, most, self.limits()), known)
     }
 
     /// Bounds of the next batch.
@@ -140,8 +144,11 @@ impl Pace {
         }
     }
 
-    /// Takes to heart what a batch says that began with `known`.
-    pub(crate) fn learn(&mut self, feedback: Feedback, known: Known) {
+    /// A batch that began with `known` is over: takes to heart what it says.
+    pub(crate) fn ended(&mut self, feedback: Feedback, known: Known) {
+        if let Some(index) = self.running.iter().position(|other| *other == known) {
+            self.running.swap_remove(index);
+        }
         let same_failures = known.failures == self.failures;
         if known.most_records == self.most_records {
             if feedback.committed {
@@ -229,19 +236,42 @@ mod tests {
         }
     }
 
+    /// Begins a batch; gives what is known.
+    fn begin(pace: &mut Pace) -> Known {
+        pace.begin(Vec::new(), Instant::now()).1
+    }
+
+    /// Begins a batch that ends so.
+    fn run(pace: &mut Pace, feedback: Feedback) {
+        let known = begin(pace);
+        pace.ended(feedback, known);
+    }
+
+    /// How many more batches may begin.
+    fn free(pace: &mut Pace) -> usize {
+        let mut begun = Vec::new();
+        while pace.may_begin() {
+            begun.push(begin(pace));
+        }
+        let free = begun.len();
+        for known in begun {
+            pace.ended(Feedback::default(), known);
+        }
+        free
+    }
+
     #[test]
     fn a_batch_that_began_before_a_search_says_nothing_of_it() {
         let mut pace = pace();
-        let before = pace.known();
-        pace.learn(too_much(4), before);
+        let [first, second, third, fourth] = [(); 4].map(|()| begin(&mut pace));
+        pace.ended(too_much(4), first);
         assert_eq!(pace.most_records, 4);
-        // Three that ran beside it.
-        pace.learn(committed(), before);
-        pace.learn(too_much(5), before);
-        pace.learn(committed(), before);
+        pace.ended(committed(), second);
+        pace.ended(too_much(5), third);
+        pace.ended(committed(), fourth);
         assert_eq!(pace.most_records, 4);
         for larger in [8, 10] {
-            pace.learn(committed(), pace.known());
+            run(&mut pace, committed());
             assert_eq!(pace.most_records, larger);
         }
     }
@@ -249,63 +279,84 @@ mod tests {
     #[test]
     fn the_database_goes_away_once_for_all_batches_that_ran() {
         let mut pace = pace();
-        let before = pace.known();
-        for _ in 0..STALLED_AFTER {
-            pace.learn(away(), before);
+        let before: Vec<_> = (0..=STALLED_AFTER).map(|_| begin(&mut pace)).collect();
+        let (last, others) = before.split_last().unwrap();
+        for known in others {
+            pace.ended(away(), *known);
         }
         assert_eq!(pace.failures, 1);
         assert!(!pace.is_stalled());
         // Committed just before.
-        pace.learn(committed(), before);
+        pace.ended(committed(), *last);
         assert_eq!(pace.failures, 1);
         for _ in 1..STALLED_AFTER {
-            pace.learn(away(), pace.known());
+            run(&mut pace, away());
         }
         assert!(pace.is_stalled());
-        pace.learn(committed(), pace.known());
+        run(&mut pace, committed());
         assert!(!pace.is_stalled() && pace.pause_until.is_none());
     }
 
     #[test]
     fn while_something_is_looked_for_one_batch_runs_at_a_time() {
         let mut pace = pace();
-        assert_eq!(pace.at_once(), 3);
-        pace.learn(too_much(5), pace.known());
-        assert_eq!(pace.at_once(), 1);
-        pace.learn(committed(), pace.known());
-        assert_eq!(pace.at_once(), 3);
+        assert_eq!(free(&mut pace), 3);
+        run(&mut pace, too_much(5));
+        assert_eq!(free(&mut pace), 1);
+        run(&mut pace, committed());
+        assert_eq!(free(&mut pace), 3);
 
         let one_lane_each = Feedback {
             one_lane_batches: Some(2),
             ..Feedback::default()
         };
-        pace.learn(one_lane_each, pace.known());
-        for _ in 0..2 {
-            assert_eq!(pace.at_once(), 1);
-            let _ = pace.take(Vec::new(), Instant::now());
-        }
-        assert_eq!(pace.at_once(), 3);
+        run(&mut pace, one_lane_each);
+        let first = begin(&mut pace);
+        assert!(!pace.may_begin());
+        pace.ended(committed(), first);
+        run(&mut pace, committed());
+        assert_eq!(free(&mut pace), 3);
 
-        pace.learn(away(), pace.known());
-        assert_eq!(pace.at_once(), 1);
-        pace.learn(committed(), pace.known());
-        assert_eq!(pace.at_once(), 3);
+        run(&mut pace, away());
+        assert_eq!(free(&mut pace), 1);
+        run(&mut pace, committed());
+        assert_eq!(free(&mut pace), 3);
+    }
+
+    #[test]
+    fn batches_that_ran_before_a_search_do_not_hold_it_up() {
+        let one_lane_each = Feedback {
+            one_lane_batches: Some(1),
+            ..Feedback::default()
+        };
+        for feedback in [too_much(5), one_lane_each, away()] {
+            let mut pace = pace();
+            let (silent, failed) = (begin(&mut pace), begin(&mut pace));
+            pace.ended(feedback, failed);
+            assert!(pace.may_begin());
+            run(&mut pace, committed());
+            // No more run than may, whatever they know.
+            assert_eq!(free(&mut pace), 2);
+            pace.ended(committed(), silent);
+            assert_eq!(free(&mut pace), 3);
+        }
     }
 
     #[test]
     fn a_full_batch_begins_at_once_and_a_small_one_after_the_interval() {
         let mut pace = pace();
         let began = Instant::now();
-        let _ = pace.take(Vec::new(), began);
+        let (_, known) = pace.begin(Vec::new(), began);
+        pace.ended(Feedback::default(), known);
         let now = began + Duration::from_millis(1);
         assert_eq!(pace.batch_due(0, 0, now), None);
         assert_eq!(pace.batch_due(9, 100, now), Some(began + pace.interval));
         assert_eq!(pace.batch_due(10, 100, now), Some(now));
         assert_eq!(pace.batch_due(1, 1 << 20, now), Some(now));
         // A search makes smaller ones full; one that cannot be got through waits.
-        pace.learn(too_much(5), pace.known());
+        run(&mut pace, too_much(5));
         assert_eq!(pace.batch_due(5, 100, now), Some(now));
-        pace.learn(away(), pace.known());
+        run(&mut pace, away());
         assert!(
             pace.batch_due(5, 100, now)
                 .is_some_and(|due| due > now + pause(0))

@@ -8,7 +8,7 @@ use bm_storage::{LaneStore, StoreError};
 use tokio::time::Instant;
 
 use crate::batches::{Batch, Outcome};
-use crate::pace::pause;
+use crate::pace::{ALONE, pause};
 
 impl<D: Domain, S: LaneStore<D>> Batch<D, S> {
     /// The database calls a value bad: halve the batch until the record is found, then give it up.
@@ -55,7 +55,7 @@ impl<D: Domain, S: LaneStore<D>> Batch<D, S> {
         if let [partition] = partitions[..] {
             if let Some(slot) = self.lanes.slots.get_mut(&partition) {
                 slot.refusals += 1;
-                let wait = pause(slot.refusals + 3);
+                let wait = pause(ALONE + slot.refusals);
                 slot.not_before = Some(Instant::now() + wait);
                 tracing::error!(
                     processor = D::PROCESSOR,
@@ -102,7 +102,7 @@ impl<D: Domain, S: LaneStore<D>> Batch<D, S> {
         for partition in prepared.partitions() {
             let slot = self.lanes.slots.get_mut(&partition);
             if let Some(slot) = slot.filter(|slot| slot.lane.may_commit().is_some()) {
-                slot.not_before = Some(Instant::now() + pause(3));
+                slot.not_before = Some(Instant::now() + pause(ALONE));
             }
         }
     }

@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     TooSlow,
     /// The database is silent until [`Faulty::relent`], and then does it.
     Silent,
+    /// A bug ends the batch.
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +176,7 @@ impl LaneStore<RewardDomain> for Faulty {
                 Err(lost())
             }
             Some(Fault::LoseReplyBefore) => Err(lost()),
+            Some(Fault::Panic) => panic!("as told"),
             Some(Fault::Data) => Err(CommitError::Data {
                 sqlstate: "22P05".to_owned(),
                 message: "untranslatable character".to_owned(),

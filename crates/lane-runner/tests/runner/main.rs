@@ -7,17 +7,18 @@
 )]
 
 mod faulty;
+mod mid_batch;
 mod world;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bm_contracts::partition::{partition_for, player_key};
-use bm_contracts::{GameId, Topic, UserId};
+use bm_contracts::Topic;
+use bm_contracts::partition::partition_for;
 use bm_storage::LaneTable;
 use bm_testkit::eventually;
 use faulty::Fault;
-use world::{DEADLINE, PARTITIONS, World, grant};
+use world::{DEADLINE, PARTITIONS, World, grant, of_lane};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_reply_is_lost_counts_once_whether_it_happened_or_not() {
@@ -132,16 +133,6 @@ async fn lanes_that_are_stuck_with_all_that_may_be_held_do_not_keep_another_from
     let mut world = World::new().await;
     // Together more than a process reads ahead, each less than a lane may.
     let large = format!(r#"{{"type":"coins","note":"{}"}}"#, "x".repeat(500_000));
-    let of_lane = |lane: i32| {
-        let user = |n: &u32| {
-            let key = player_key(
-                &GameId::new("g").unwrap(),
-                &UserId::new(format!("p{n}")).unwrap(),
-            );
-            partition_for(key.as_bytes(), PARTITIONS) == lane
-        };
-        format!("p{}", (0..1_000).find(user).unwrap())
-    };
     for lane in 1..PARTITIONS {
         let user = of_lane(lane);
         world.store.refuse_player(&user, Fault::NoPartition);
@@ -161,33 +152,6 @@ async fn lanes_that_are_stuck_with_all_that_may_be_held_do_not_keep_another_from
     world
         .await_ledger(1 + i64::from(PARTITIONS - 1) * EACH as i64)
         .await;
-    world.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_gets_no_answer_holds_up_its_own_lanes_alone() {
-    let mut world = World::new().await;
-    world.store.refuse_player("silent", Fault::Silent);
-    let silent = world.grant("silent", 0).await;
-    world.start();
-    eventually(DEADLINE, "the batch without an answer", || async {
-        (world.store.refusals() == 1).then_some(())
-    })
-    .await;
-    let (mut others, mut behind) = (0, 0);
-    for index in 0..30 {
-        if world.grant(&format!("p{index}"), 0).await == silent {
-            behind += 1;
-        } else {
-            others += 1;
-        }
-    }
-    assert!(behind > 0, "some come while their lane is in the batch");
-    world.await_ledger(others).await;
-    assert_eq!(world.store.given_up(), 0, "they waited for its end");
-    world.store.relent();
-    world.await_ledger(others + behind + 1).await;
-    assert_eq!(world.dead_letters().await, []);
     world.stop().await;
 }
 

@@ -9,7 +9,7 @@ use bm_contracts::partition::{partition_for, player_key};
 use bm_contracts::{GameId, StudioId, Timestamp, Topic, UserId, hash};
 use bm_domain::reward::RewardDomain;
 use bm_kafka::KafkaConfig;
-use bm_lane_runner::{Runner, RunnerConfig, RunnerStatus};
+use bm_lane_runner::{Runner, RunnerConfig, RunnerError, RunnerStatus};
 use bm_storage::{LaneTable, RewardStore, Storage, StorageConfig};
 use bm_testkit::{TestDatabase, TestTopics, eventually};
 use tokio::task::JoinHandle;
@@ -28,12 +28,14 @@ pub(crate) struct World {
     pub(crate) store: Faulty,
     pub(crate) status: Arc<RunnerStatus>,
     pub(crate) stop: CancellationToken,
-    pub(crate) runner: Option<JoinHandle<()>>,
+    pub(crate) runner: Option<JoinHandle<Result<(), RunnerError>>>,
     pub(crate) sent: BTreeSet<String>,
     /// Most records of a batch.
     pub(crate) batch: usize,
     /// Most batches at a time.
     pub(crate) workers: usize,
+    /// How long a statement may take.
+    pub(crate) statement_timeout: Duration,
 }
 
 impl World {
@@ -55,10 +57,23 @@ impl World {
             sent: BTreeSet::new(),
             batch: 1_000,
             workers: 2,
+            statement_timeout: Duration::from_secs(15),
         }
     }
 
     pub(crate) fn start(&mut self) {
+        self.status = Arc::default();
+        self.stop = CancellationToken::new();
+        self.runner = Some(self.run(&self.store, &self.status, &self.stop));
+    }
+
+    /// A runner over this world, until `stop`.
+    pub(crate) fn run(
+        &self,
+        store: &Faulty,
+        status: &Arc<RunnerStatus>,
+        stop: &CancellationToken,
+    ) -> JoinHandle<Result<(), RunnerError>> {
         let get = |name: &str| match name {
             "REDPANDA_BROKERS" => Some(self.topics.brokers().to_owned()),
             "BM_TOPIC_PREFIX" => Some(self.topics.prefix().to_owned()),
@@ -67,28 +82,30 @@ impl World {
             "CONSUMER_GROUP" => Some(format!("{}rewards", self.topics.prefix())),
             _ => None,
         };
-        self.status = Arc::default();
-        self.stop = CancellationToken::new();
+        let mut config = RunnerConfig::from_vars("reward-processor", get).unwrap();
+        config.statement_timeout = self.statement_timeout;
         let runner = Runner {
             domain: Arc::new(RewardDomain),
-            store: Arc::new(self.store.clone()),
+            store: Arc::new(store.clone()),
             lanes: LaneTable::new(self.storage.clone()),
             kafka: KafkaConfig::from_vars(get).unwrap(),
-            config: RunnerConfig::from_vars("reward-processor", get).unwrap(),
+            config,
             now: Arc::new(|| Timestamp::clamped(0)),
-            status: Arc::clone(&self.status),
+            status: Arc::clone(status),
         };
-        let stop = self.stop.clone();
-        self.runner = Some(tokio::spawn(async move { runner.run(stop).await.unwrap() }));
+        tokio::spawn(runner.run(stop.clone()))
+    }
+
+    /// How the runner ends, which nobody told to.
+    pub(crate) async fn ended(&mut self) -> Result<(), RunnerError> {
+        let runner = self.runner.take().expect("one was started");
+        ended(runner).await
     }
 
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
         if let Some(runner) = self.runner.take() {
-            tokio::time::timeout(DEADLINE, runner)
-                .await
-                .expect("the runner ends when told to")
-                .unwrap();
+            ended(runner).await.unwrap();
         }
     }
 
@@ -152,6 +169,23 @@ impl World {
             .map(|record| serde_json::from_value(record.json()).unwrap())
             .collect()
     }
+}
+
+/// How a runner ends that should within the time there is.
+pub(crate) async fn ended(runner: JoinHandle<Result<(), RunnerError>>) -> Result<(), RunnerError> {
+    tokio::time::timeout(DEADLINE, runner)
+        .await
+        .expect("the runner ends")
+        .expect("the runner does not panic")
+}
+
+/// A player whose grants go to this lane.
+pub(crate) fn of_lane(lane: i32) -> String {
+    let is_of_lane = |n: &u32| {
+        let (_, key, _) = grant(&format!("p{n}"), 0);
+        partition_for(key.as_bytes(), PARTITIONS) == lane
+    };
+    format!("p{}", (0..1_000).find(is_of_lane).unwrap())
 }
 
 /// A grant for player `user`: its id, its partition key, and the message.
