@@ -152,7 +152,7 @@ async fn looking_for_events_touches_only_the_days_they_name() {
         .filter(|line| !line.contains("never executed"))
         .collect();
     assert_eq!(used.len(), 1, "{plan:#?}");
-    assert!(used[0].contains("events_raw_p20260304"), "{plan:#?}");
+    assert!(used[0].contains("events_raw_p20260304_pkey"), "{plan:#?}");
 }
 
 #[tokio::test]
