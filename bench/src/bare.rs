@@ -76,7 +76,7 @@ fn all<T: Clone>(value: T) -> Vec<T> {
 
 async fn events(connection: &mut PgConnection, lane: usize, statement: usize) {
     let first = statement * ROWS;
-    // Keys are hashes, and lie anywhere.
+    // Keys are hashes, and lie anywhere among those of their time.
     let keys: Vec<[u8; 16]> = (0..ROWS).map(|_| rand::random()).collect();
     let keys: Vec<&[u8]> = keys.iter().map(<[u8; 16]>::as_slice).collect();
     let ids: Vec<String> = (0..ROWS)

@@ -12,7 +12,7 @@ use crate::slot::STALLED_AFTER;
 /// The longest a lane waits before it tries again what the database refused.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A record that the database fails to take alone waits as after so many failures.
+/// A record or a lane that the database fails to take alone waits as after so many failures, or more.
 pub(crate) const ALONE: u32 = 3;
 
 /// How long to wait after so many failures in a row.
@@ -20,14 +20,10 @@ pub(crate) fn pause(failures: u32) -> Duration {
     Duration::from_millis(100 << failures.min(9)).min(LONGEST_PAUSE)
 }
 
-/// What was known when a batch began. What a batch says counts while nothing else is known: otherwise it is of
-/// before, like what the others say that ran beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Known {
-    most_records: usize,
-    one_lane: bool,
-    failures: u32,
-}
+/// Tells what was known when a batch began from what is known now: it changes with that. What a batch says
+/// counts while nothing else is known; otherwise it is of before, like what the others say that ran beside it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known(u64);
 
 /// What a batch says of those after it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,6 +48,7 @@ pub(crate) struct Pace {
     interval: Duration,
     /// Most batches at a time.
     workers: usize,
+    known: Known,
     /// What was known when each of those that run began.
     running: Vec<Known>,
     /// The database could not be asked; all lanes wait until then.
@@ -75,6 +72,7 @@ impl Pace {
             limits: config.limits,
             interval: config.batch_interval,
             workers: config.workers.max(1),
+            known: Known::default(),
             running: Vec::new(),
             pause_until: None,
             failures: 0,
@@ -89,17 +87,14 @@ impl Pace {
     /// meanwhile would be of other lanes. Those that began before do not count: they know nothing of it, and
     /// may be without an answer for long.
     pub(crate) fn may_begin(&self) -> bool {
-        let smaller = self.most_records < self.limits.records;
-        let looking = smaller || self.one_lane_batches > 0 || self.failures > 0;
-        self.running.len() < self.workers && !(looking && self.running.contains(&self.known()))
+        self.running.len() < self.workers
+            && (self.is_at_ease() || !self.running.contains(&self.known))
     }
 
-    fn known(&self) -> Known {
-        Known {
-            most_records: self.most_records,
-            one_lane: self.one_lane_batches > 0,
-            failures: self.failures,
-        }
+    /// Whether nothing is looked for, and the database is there.
+    fn is_at_ease(&self) -> bool {
+        let smaller = self.most_records < self.limits.records;
+        !smaller && self.one_lane_batches == 0 && self.failures == 0
     }
 
     /// Whether the database has been away for so long that someone should know.
@@ -128,12 +123,15 @@ impl Pace {
         ready: Vec<(i32, &mut LaneBuffer)>,
         now: Instant,
     ) -> (Vec<(i32, Vec<Record>)>, Known) {
-        let known = self.known();
-        self.running.push(known);
-        let most = if known.one_lane { 1 } else { usize::MAX };
-        self.one_lane_batches = self.one_lane_batches.saturating_sub(1);
+        let most = if self.one_lane_batches > 0 {
+            self.one_lane_batches -= 1;
+            1
+        } else {
+            usize::MAX
+        };
+        self.running.push(self.known);
         self.last_batch = now;
-        (self.turns.take(ready, most, self.limits()), known)
+        (self.turns.take(ready, most, self.limits()), self.known)
     }
 
     /// Bounds of the next batch.
@@ -149,31 +147,31 @@ impl Pace {
         if let Some(index) = self.running.iter().position(|other| *other == known) {
             self.running.swap_remove(index);
         }
-        let same_failures = known.failures == self.failures;
-        if known.most_records == self.most_records {
-            if feedback.committed {
-                // While a refused record is looked for, a half that went through leaves the other to be halved.
-                self.most_records = (self.most_records * 2).min(self.limits.records);
-            }
-            if let Some(most) = feedback.most_records {
-                self.most_records = most;
-            }
-            if let Some(lane) = feedback.begins_with {
-                self.turns.again(lane);
-            }
+        if known != self.known {
+            return;
+        }
+        let before = (self.most_records, self.failures);
+        if feedback.committed {
+            // While a refused record is looked for, a half that went through leaves the other to be halved.
+            self.most_records = (self.most_records * 2).min(self.limits.records);
+            self.failures = 0;
+            self.pause_until = None;
+        }
+        if let Some(most) = feedback.most_records {
+            self.most_records = most;
+        }
+        if let Some(lane) = feedback.begins_with {
+            self.turns.again(lane);
         }
         if let Some(batches) = feedback.one_lane_batches {
             self.one_lane_batches = batches;
         }
-        if feedback.committed && same_failures {
-            self.failures = 0;
-            self.pause_until = None;
-        }
-        // All that ran when the database went away say so; it went away once.
-        if let Some(error) = feedback.waits_for
-            && same_failures
-        {
+        if let Some(error) = feedback.waits_for {
             self.wait(&error);
+        }
+        let looks_on = feedback.one_lane_batches.is_some();
+        if looks_on || before != (self.most_records, self.failures) {
+            self.known.0 += 1;
         }
     }
 
@@ -225,6 +223,13 @@ mod tests {
     fn too_much(most_records: usize) -> Feedback {
         Feedback {
             most_records: Some(most_records),
+            ..Feedback::default()
+        }
+    }
+
+    fn one_lane_each(batches: usize) -> Feedback {
+        Feedback {
+            one_lane_batches: Some(batches),
             ..Feedback::default()
         }
     }
@@ -298,6 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_of_before_says_nothing_of_a_database_that_is_back() {
+        for feedback in [|| too_much(5), || one_lane_each(4), away] {
+            let mut pace = pace();
+            let (first, second) = (begin(&mut pace), begin(&mut pace));
+            pace.ended(feedback(), first);
+            while !pace.is_at_ease() {
+                run(&mut pace, committed());
+            }
+            pace.ended(feedback(), second);
+            assert!(pace.is_at_ease());
+        }
+    }
+
+    #[test]
     fn while_something_is_looked_for_one_batch_runs_at_a_time() {
         let mut pace = pace();
         assert_eq!(free(&mut pace), 3);
@@ -306,11 +325,7 @@ mod tests {
         run(&mut pace, committed());
         assert_eq!(free(&mut pace), 3);
 
-        let one_lane_each = Feedback {
-            one_lane_batches: Some(2),
-            ..Feedback::default()
-        };
-        run(&mut pace, one_lane_each);
+        run(&mut pace, one_lane_each(2));
         let first = begin(&mut pace);
         assert!(!pace.may_begin());
         pace.ended(committed(), first);
@@ -325,11 +340,7 @@ mod tests {
 
     #[test]
     fn batches_that_ran_before_a_search_do_not_hold_it_up() {
-        let one_lane_each = Feedback {
-            one_lane_batches: Some(1),
-            ..Feedback::default()
-        };
-        for feedback in [too_much(5), one_lane_each, away()] {
+        for feedback in [too_much(5), one_lane_each(1), away()] {
             let mut pace = pace();
             let (silent, failed) = (begin(&mut pace), begin(&mut pace));
             pace.ended(feedback, failed);

@@ -14,8 +14,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
-/// How long to wait for whoever else is migrating, and to migrate.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// How long to wait for whoever else is migrating, and to migrate. Far longer than any migration takes: the
+/// server would end one that is given up, and throw it away.
+const PATIENCE: Duration = Duration::from_hours(6);
 
 /// Brings the schema up to what this software knows. Any number may do so at once: one works, the
 /// others wait and find it done. A newer schema is left as it is.

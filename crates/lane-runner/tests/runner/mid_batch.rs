@@ -24,7 +24,7 @@ async fn silent_batch() -> (World, i32) {
 
 async fn await_silence(world: &World) {
     eventually(DEADLINE, "the batch without an answer", || async {
-        (world.store.refusals() == 1).then_some(())
+        (world.store.refusals() > 0).then_some(())
     })
     .await;
 }
@@ -77,6 +77,8 @@ async fn a_lane_taken_by_someone_else_in_mid_batch_is_not_moved_by_it() {
 async fn lanes_that_the_group_gives_to_another_in_mid_batch_count_once() {
     let mut world = World::new().await;
     world.workers = PARTITIONS as usize;
+    // Longer than all that is waited for here.
+    world.statement_timeout = DEADLINE * 5;
     for lane in 0..PARTITIONS {
         let user = of_lane(lane);
         world.store.refuse_player(&user, Fault::Silent);
@@ -95,7 +97,7 @@ async fn lanes_that_the_group_gives_to_another_in_mid_batch_count_once() {
         (second.running() > 0 && second.running() == second.assigned()).then_some(())
     })
     .await;
-    // What came to its lanes is with it, and what is in the first's batches of them is refused.
+    assert_eq!(world.store.given_up(), 0, "the batches are under way");
     for lane in 0..PARTITIONS {
         world.grant(&of_lane(lane), 1).await;
     }

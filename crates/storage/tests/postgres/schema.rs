@@ -57,6 +57,51 @@ async fn an_older_schema_is_refused_and_a_newer_one_accepted() {
 }
 
 #[tokio::test]
+async fn days_with_events_get_the_key_that_is_led_by_time() {
+    let fixture = Fixture::on(TestDatabase::new().await, |url| {
+        StorageConfig::for_url("storage-test", url, 8).unwrap()
+    })
+    .await;
+    let before = sqlx::migrate!("../../migrations");
+    let before = before.iter().filter(|m| m.version < 8).cloned().collect();
+    let before = sqlx::migrate::Migrator::with_migrations(before);
+    before.run(&fixture.pool).await.unwrap();
+    fixture.storage.ensure_event_days(NOW).await.unwrap();
+    sqlx::query(
+        "INSERT INTO events_raw (event_key, occurred_at, body_hash, event_id, studio_id, game_id, \
+         user_id, event_type, studio_tier, ingested_at, log_partition, log_offset, config_seq) \
+         SELECT decode(repeat(lpad(to_hex(n), 2, '0'), 16), 'hex'), $1 + n * interval '1 hour', \
+         decode(repeat('00', 16), 'hex'), n, 's', 'g', 'u', 'custom', 'free', $1, 0, n, 0 \
+         FROM generate_series(1, 50) AS n",
+    )
+    .bind(jiff_sqlx::Timestamp::from(NOW.to_jiff()))
+    .execute(&fixture.pool)
+    .await
+    .unwrap();
+    detach_and_give_up(&fixture, "events_raw_p20260216").await;
+
+    migrate(&config(&fixture.database.url())).await.unwrap();
+    let later = NOW.saturating_add_millis(DAY);
+    fixture.storage.ensure_event_days(later).await.unwrap();
+    let dropped = fixture.storage.drop_old_event_days(later, 16).await;
+    let day = "2026-02-16".parse().unwrap();
+    assert_eq!(dropped.unwrap(), DroppedDays::Dropped(vec![day]));
+    assert_eq!(fixture.count("events_raw").await, 50);
+    let keys: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT pg_get_constraintdef(oid), count(*) FROM pg_constraint \
+         WHERE contype = 'p' AND starts_with(conrelid::regclass::text, 'events_raw') GROUP BY 1",
+    )
+    .fetch_all(&fixture.pool)
+    .await
+    .unwrap();
+    let days = day_tables(&fixture).await.len() as i64;
+    assert_eq!(
+        keys,
+        [("PRIMARY KEY (occurred_at, event_key)".to_owned(), days + 1)]
+    );
+}
+
+#[tokio::test]
 async fn event_days_are_made_once_by_any_number() {
     let fixture = Fixture::on(TestDatabase::with_schema().await, |url| {
         StorageConfig::for_url("storage-test", url, 8).unwrap()
