@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::ledger::CONFINED_MS;
+use super::ledger::{CONFINED_MS, Step};
 use super::limiter::Inner;
 use super::pair::Pair;
 use super::script;
@@ -29,35 +29,38 @@ const CHECKED_AT_ONCE: usize = 256;
 const REPORTED_AT_ONCE: usize = 16;
 
 impl Inner {
-    /// One call for a studio, its answer entered. False: Redis had lost the counters.
+    /// One call for a studio, its answer entered; then decides on `ask`, before anybody else can use
+    /// what was granted. None: Redis had lost the counters.
     pub(super) async fn ask_redis(
         &self,
         studio: &Studio,
         limits: Pair<Limit>,
         need: Pair<u32>,
-    ) -> Result<bool, RedisFailure> {
+        ask: Pair<u32>,
+    ) -> Result<Option<Step>, RedisFailure> {
         let sent = self.clock.now();
-        let (ask, incarnation) = {
+        let (request, incarnation) = {
             let mut ledger = self.advanced(studio, limits, sent);
             let confined = self.is_confined(sent);
-            let ask = ledger.plan(sent, need, self.config.lease_ms, confined);
-            (ask, ledger.incarnation())
+            let request = ledger.plan(sent, need, self.config.lease_ms, confined);
+            (request, ledger.incarnation())
         };
-        let answer = self.call(studio.key.clone(), ask).await;
+        let answer = self.call(studio.key.clone(), request).await;
         let now = self.clock.now();
         match answer {
             Ok((grant, born)) => {
                 self.observe(now, born);
                 let mut ledger = self.advanced(studio, limits, now);
                 if ledger.incarnation() != incarnation {
-                    return Ok(false);
+                    return Ok(None);
                 }
-                let kept = ledger.settle(now, sent, self.config.ttl_ms, &grant);
-                drop(ledger);
-                if !kept {
+                if !ledger.settle(now, sent, self.config.ttl_ms, &grant) {
+                    drop(ledger);
                     Self::tell_of_loss(studio);
-                    return Ok(false);
+                    return Ok(None);
                 }
+                let step = ledger.step(now, ask, self.is_confined(now));
+                drop(ledger);
                 for (kind, units) in [
                     ("requests", grant.units.requests),
                     ("events", grant.units.events),
@@ -67,7 +70,7 @@ impl Inner {
                             .record(units);
                     }
                 }
-                Ok(true)
+                Ok(Some(step))
             }
             Err(failure) => {
                 lock(&studio.ledger).failed();
@@ -80,7 +83,7 @@ impl Inner {
     async fn call(
         &self,
         studio_key: String,
-        ask: LeaseRequest,
+        request: LeaseRequest,
     ) -> Result<(Grant, String), RedisFailure> {
         let redis = self.redis.as_ref().ok_or(RedisFailure::Down)?;
         let keys = self.keys.clone();
@@ -88,7 +91,15 @@ impl Inner {
         let ttl = self.config.ttl_ms;
         redis
             .run("lease", |connection| {
-                script::lease(connection, keys, studio_key, now, ttl, ask, unique::text())
+                script::lease(
+                    connection,
+                    keys,
+                    studio_key,
+                    now,
+                    ttl,
+                    request,
+                    unique::text(),
+                )
             })
             .await
     }
@@ -203,7 +214,8 @@ impl Inner {
             let inner = Arc::clone(self);
             under_way.spawn(async move {
                 // What a call that fails was to tell is told by the next.
-                let _told = inner.ask_redis(&studio, limits, Pair::ZERO).await;
+                let nothing = Pair::ZERO;
+                let _told = inner.ask_redis(&studio, limits, nothing, nothing).await;
                 drop(turn);
             });
         }

@@ -242,18 +242,6 @@ impl Ledger {
         }
     }
 
-    /// Decides with what is in hand, after a lease was asked for: what is missing now is refused.
-    pub fn finish(&mut self, now: u64, ask: Pair<u32>, confined: bool) -> Step {
-        let reach = self.within(self.bounds(now, confined), ask);
-        let got = reach.min(self.in_hand());
-        if ask.is_served_by(got) {
-            self.use_leases(now, got);
-            Step::Admitted(got)
-        } else {
-            Step::Refused
-        }
-    }
-
     /// `units` of the kinds whose time is over, nothing of the others.
     fn where_over(until: Pair<u64>, now: u64, units: Pair<u32>) -> Pair<u32> {
         units.zip(until, |units, until| if until > now { 0 } else { units })

@@ -21,6 +21,10 @@ use crate::redis_handle::RedisHandle;
 use crate::stats::{Admitted, LimiterStats};
 use crate::unique;
 
+/// How often a request asks Redis at most: again when Redis had lost the counters, or when what was in
+/// hand as it asked, or what it got, was over as the answer came.
+const CALLS: usize = 3;
+
 /// Settings of a [`Limiter`].
 #[derive(Debug, Clone)]
 pub struct LimiterConfig {
@@ -316,20 +320,15 @@ impl Inner {
     /// Holding the turn: decides with what is in hand by now, or with a new lease.
     async fn fetch(&self, waiting: &Waiting, limits: Pair<Limit>) -> Verdict {
         let (studio, ask) = (&*waiting.studio, waiting.ask);
-        // The second time when the first found that Redis had lost the counters.
-        for _ in 0..2 {
+        for _ in 0..CALLS {
             let missing = match self.at_once(studio, limits, ask) {
                 (Step::Missing(missing), _) => missing,
                 verdict => return verdict,
             };
             let need = missing.plus(waiting.others());
-            match self.ask_redis(studio, limits, need).await {
-                Ok(true) => {
-                    let now = self.clock.now();
-                    let mut ledger = self.advanced(studio, limits, now);
-                    return (ledger.finish(now, ask, self.is_confined(now)), false);
-                }
-                Ok(false) => {}
+            match self.ask_redis(studio, limits, need, ask).await {
+                Ok(None | Some(Step::Missing(_))) => {}
+                Ok(Some(step)) => return (step, false),
                 Err(_) => break,
             }
         }

@@ -215,7 +215,7 @@ impl World {
                     // Lost: the gateway would ask again, which another `Ask` does.
                     return;
                 }
-                if let Step::Admitted(units) = ledger.finish(now, flight.ask, false) {
+                if let Step::Admitted(units) = ledger.step(now, flight.ask, false) {
                     self.admit(units, true);
                 }
             }

@@ -1,7 +1,7 @@
 //! What the tests share: a time they move, limiters that go by it, and a count of what came in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bm_admission::{
@@ -35,6 +35,49 @@ impl Time {
     pub(crate) fn clock(&self) -> SteadyClock {
         let time = self.clone();
         SteadyClock::new(move || time.now())
+    }
+}
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
+/// Lets something happen at the moment at which a clock is read.
+#[derive(Clone, Default)]
+pub(crate) struct Interruption(Arc<Mutex<Option<(usize, Meanwhile)>>>);
+
+impl Interruption {
+    /// A clock of that time, which can be interrupted.
+    pub(crate) fn clock(&self, time: &Time) -> SteadyClock {
+        let (this, time) = (self.clone(), time.clone());
+        SteadyClock::new(move || {
+            this.read();
+            time.now()
+        })
+    }
+
+    /// Lets this happen once the clock has been read so often.
+    pub(crate) fn after(&self, reads: usize, meanwhile: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some((reads, Box::new(meanwhile)));
+    }
+
+    /// What has not happened yet never does.
+    pub(crate) fn none(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+
+    fn read(&self) {
+        let mut held = self.0.lock().unwrap();
+        let due = match &mut *held {
+            Some((0, _)) => held.take(),
+            Some((reads, _)) => {
+                *reads -= 1;
+                None
+            }
+            None => None,
+        };
+        drop(held);
+        if let Some((_, meanwhile)) = due {
+            meanwhile();
+        }
     }
 }
 

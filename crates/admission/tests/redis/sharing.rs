@@ -1,12 +1,17 @@
 //! Several gateways, one limit.
 
+use std::time::Duration;
+
 use bm_admission::limits::pair::Pair;
 use bm_admission::limits::script::{self, Keys};
 use bm_admission::limits::shared::{Closing, Grant, LeaseRequest, Seed, SharedState};
-use bm_admission::{Limit, Limiter, RedisHandle, SteadyClock};
+use bm_admission::{Admission, Limit, Limiter, LimiterConfig, RedisHandle, SteadyClock};
 use bm_testkit::{Server, TestEnv, unique};
+use tokio::runtime::Handle;
 
-use crate::common::{TIMEOUT, Time, Traffic, calls, limits, settings, stepped, studio};
+use crate::common::{
+    Interruption, SOON, TIMEOUT, Time, Traffic, calls, limits, settings, stepped, studio,
+};
 
 #[tokio::test]
 async fn several_gateways_at_once_are_never_over_and_use_the_limit_up() {
@@ -209,6 +214,71 @@ async fn a_thousand_requests_need_few_trips_to_redis() {
     );
     let trips = calls(&server, "evalsha").await;
     assert!(trips < 100, "{trips} trips");
+}
+
+/// The clock is read less often than this for a request.
+const READS: usize = 12;
+
+async fn interruptible(time: &Time, interruption: &Interruption) -> Limiter {
+    let url = &TestEnv::get().redis;
+    let redis = RedisHandle::connect(url, TIMEOUT).await.unwrap();
+    let config = LimiterConfig {
+        redis_clock: Some(time.clock()),
+        background: false,
+        ..settings(&unique("lim"))
+    };
+    Limiter::new(Some(redis), config, interruption.clock(time))
+}
+
+fn is_whole(admission: &Admission) -> bool {
+    admission.request_admitted && admission.admitted_events == 5
+}
+
+#[tokio::test]
+async fn what_a_request_asked_for_is_not_used_by_another_that_comes_just_then() {
+    let (time, interruption) = (Time::new(), Interruption::default());
+    let limiter = interruptible(&time, &interruption).await;
+    let limits = limits(100_000, 100_000);
+    for reads in 0..READS {
+        let studio = studio();
+        let (result, other) = std::sync::mpsc::channel();
+        let (runtime, another, of) = (Handle::current(), limiter.clone(), studio.clone());
+        interruption.after(reads, move || {
+            let (done, over) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let admission = runtime.block_on(another.admit(&of, &limits, 1, 5));
+                result.send(admission).unwrap();
+                done.send(()).unwrap();
+            });
+            // Where it has to wait for the first, it comes after it.
+            let _ = over.recv_timeout(Duration::from_millis(100));
+        });
+        assert!(
+            is_whole(&limiter.admit(&studio, &limits, 1, 5).await),
+            "{reads}"
+        );
+        interruption.none();
+        let other = tokio::task::spawn_blocking(move || other.recv_timeout(SOON));
+        if let Ok(other) = other.await.unwrap() {
+            assert!(is_whole(&other), "{reads}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_over_before_it_can_be_used_is_asked_for_again() {
+    let (time, interruption) = (Time::new(), Interruption::default());
+    let limiter = interruptible(&time, &interruption).await;
+    let limits = limits(100_000, 100_000);
+    for reads in 0..READS {
+        let studio = studio();
+        let later = time.clone();
+        interruption.after(reads, move || later.pass(990));
+        assert!(
+            is_whole(&limiter.admit(&studio, &limits, 1, 5).await),
+            "{reads}"
+        );
+    }
 }
 
 #[tokio::test]
