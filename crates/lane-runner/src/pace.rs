@@ -169,8 +169,8 @@ impl Pace {
         if let Some(error) = feedback.waits_for {
             self.wait(&error);
         }
-        let looks_on = feedback.one_lane_batches.is_some();
-        if looks_on || before != (self.most_records, self.failures) {
+        let is_search_new = feedback.one_lane_batches.is_some();
+        if is_search_new || before != (self.most_records, self.failures) {
             self.known.0 += 1;
         }
     }

@@ -164,7 +164,8 @@ impl Limiter {
 
     /// Decides on a request that costs `requests` (1) and holds `events` events.
     ///
-    /// With a lease in hand this does not wait for anything; else for one call to Redis at most.
+    /// With a lease in hand this does not wait for anything; else for one call to Redis, and for
+    /// more only where the answer to one was worth nothing.
     /// A request none of whose events may come in is refused as a whole.
     pub async fn admit(
         &self,

@@ -1,5 +1,6 @@
 //! Several gateways, one limit.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use bm_admission::limits::pair::Pair;
@@ -216,7 +217,7 @@ async fn a_thousand_requests_need_few_trips_to_redis() {
     assert!(trips < 100, "{trips} trips");
 }
 
-/// The clock is read less often than this for a request.
+/// The clock is read less often than this for a request, and more than half as often.
 const READS: usize = 12;
 
 async fn interruptible(time: &Time, interruption: &Interruption) -> Limiter {
@@ -239,12 +240,13 @@ async fn what_a_request_asked_for_is_not_used_by_another_that_comes_just_then() 
     let (time, interruption) = (Time::new(), Interruption::default());
     let limiter = interruptible(&time, &interruption).await;
     let limits = limits(100_000, 100_000);
+    let mut interrupted = 0;
     for reads in 0..READS {
         let studio = studio();
-        let (result, other) = std::sync::mpsc::channel();
+        let (result, other) = mpsc::channel();
         let (runtime, another, of) = (Handle::current(), limiter.clone(), studio.clone());
         interruption.after(reads, move || {
-            let (done, over) = std::sync::mpsc::channel();
+            let (done, over) = mpsc::channel();
             std::thread::spawn(move || {
                 let admission = runtime.block_on(another.admit(&of, &limits, 1, 5));
                 result.send(admission).unwrap();
@@ -259,10 +261,16 @@ async fn what_a_request_asked_for_is_not_used_by_another_that_comes_just_then() 
         );
         interruption.none();
         let other = tokio::task::spawn_blocking(move || other.recv_timeout(SOON));
-        if let Ok(other) = other.await.unwrap() {
-            assert!(is_whole(&other), "{reads}");
+        match other.await.unwrap() {
+            Ok(other) => {
+                assert!(is_whole(&other), "{reads}");
+                interrupted += 1;
+            }
+            // The request was over before.
+            Err(error) => assert_eq!(error, RecvTimeoutError::Disconnected, "{reads}"),
         }
     }
+    assert!((READS / 2..READS).contains(&interrupted), "{interrupted}");
 }
 
 #[tokio::test]
