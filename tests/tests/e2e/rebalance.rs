@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bm_testkit::eventually;
 use bm_tests::traffic::{self, Events};
-use bm_tests::{Fleet, Quest, Sender, Service, Step, Traffic, lanes};
+use bm_tests::{Fleet, Quest, Sender, Service, Step, Traffic};
 use serde_json::json;
 
 use crate::held_commits::{self, Gate};
@@ -205,18 +205,12 @@ async fn an_owner_that_is_refused_forgets_what_it_knew() {
     }
     rebuild.commit().await.unwrap();
     players.kill(1).await;
-    let pool = fleet.pool.clone();
-    let progress = eventually(Duration::from_secs(30), "all events applied", || async {
-        let progress: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT progress->>'current', version FROM quest_progress ORDER BY 1, 2",
-        )
-        .fetch_all(&pool)
-        .await
-        .unwrap();
-        let applied = lanes::applied(&pool, Service::QuestProcessor).await;
-        (applied == 60).then_some(progress)
-    })
-    .await;
+    fleet.wait_applied(Service::QuestProcessor, 0, 60).await;
+    let progress: Vec<(String, i64)> =
+        sqlx::query_as("SELECT progress->>'current', version FROM quest_progress ORDER BY 1, 2")
+            .fetch_all(&fleet.pool)
+            .await
+            .unwrap();
     assert_eq!(progress, vec![("101".to_owned(), 4); 20]);
     // One batch or several, but refused at least once, and never given up.
     let refusals = r#"bm_lane_fence_refusals_total{processor="quest-processor"}"#;
